@@ -1,0 +1,36 @@
+# make demo    set everything up and run the main job on embedded data
+# make test    set everything up and pass the tests
+# make lint    ruff, mypy and the import contract
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test lint setup clean
+.DEFAULT_GOAL := demo
+
+demo: setup
+	$(BIN)/robustprune run recipes/quickstart.yaml
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(READY)
+
+# torchattacks and auto-LiRPA pin versions that cannot be resolved beside the others, and run
+# with newer ones: they are installed without their own requirements.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustprune needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps torchattacks auto-LiRPA
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Robustness libraries behind one door each; nothing else imports them."""

@@ -1,0 +1,136 @@
+"""The base of every dataset: its options, its splits, and nothing about files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from robustprune.datasets.extra import Extra
+from robustprune.errors import UsageError
+from robustprune.parts import Part
+from robustprune.seeding import derive
+
+if TYPE_CHECKING:
+    from robustprune.datasets.source import Source
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What `Dataset.load` gives.
+
+    Attributes:
+        train: the images to learn from, or None if they were not asked for.
+        validation: training images held out, never augmented; None if none were.
+        test: the test images, never augmented; None if they were not asked for.
+        num_classes: labels are 0 … num_classes − 1.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: height and width in pixels.
+    """
+
+    train: Source | None
+    validation: Source | None
+    test: Source | None
+    num_classes: int
+    channels: int
+    image_size: int
+
+
+class Dataset(Part, ABC):
+    """A registered dataset. A subclass says what its images are, and opens them.
+
+    ``num_classes``, ``channels`` and ``image_size`` may be plain class variables
+    (``num_classes: ClassVar[int] = 10``); `open` does the rest.
+    """
+
+    root: Path | None = None
+    """The folder, 'data/<name>' if left out. A relative one is looked for from the working
+    directory, then as $ROBUSTPRUNE_DATA/<root>, then as $ROBUSTPRUNE_DATA/<name>."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the training images held out, chosen by the recipe's seed."""
+    subset: int | None = Field(None, gt=0)
+    """Learn from this many training images only, the first after the split."""
+    extra: Extra | None = None
+    """Pseudo-labelled images, a fixed number of which is added to each training batch."""
+    augment: bool = True
+    """Whether training images are augmented, in the way that is usual for this dataset."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """The number of classes."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names in the order of their labels; empty if they have none."""
+        return ()
+
+    @abstractmethod
+    def open(self, *, train: bool) -> Source:
+        """All training images, augmented if `augment` says so, or all test images.
+
+        Raises:
+            UsageError: files are missing or damaged; it says where they were looked for.
+        """
+
+    def load(self, *, seed: int, train: bool = True, test: bool = True) -> Splits:
+        """The splits; the same ``seed`` holds out the same images.
+
+        Args:
+            seed: the recipe's.
+            train: whether to read the training images, for `Splits.train` and ``.validation``.
+            test: whether to read the test images.
+
+        Raises:
+            UsageError: files are missing or damaged, or options do not fit them.
+        """
+        learn, held_out = self._split(self.open(train=True), seed) if train else (None, None)
+        return Splits(
+            train=learn,
+            validation=held_out,
+            test=self.open(train=False) if test else None,
+            num_classes=self.num_classes,
+            channels=self.channels,
+            image_size=self.image_size,
+        )
+
+    def _split(self, source: Source, seed: int) -> tuple[Source, Source | None]:
+        import torch
+
+        count = len(source)
+        held = max(1, round(self.validation * count)) if self.validation else 0
+        left = count - held
+        if left < max(1, self.subset or 0):
+            raise UsageError(
+                f"dataset '{self.registered_name}': {self.subset or 1} training images were asked "
+                f"for, but of {count} only {left} are left after validation: {self.validation}."
+            )
+        generator = torch.Generator().manual_seed(derive(seed, "split"))
+        order = torch.randperm(count, generator=generator)
+        kept = order[held:].sort().values[: self.subset]  # file order: subset means the first ones
+        validation = source.select(order[:held].sort().values, augment=False) if held else None
+        training = source if len(kept) == count else source.select(kept)
+        return self._with_extra(training), validation
+
+    def _with_extra(self, source: Source) -> Source:
+        if self.extra is None:
+            return source
+        from robustprune.datasets.source import Mixed
+
+        images = self.extra.load(
+            channels=self.channels, size=self.image_size, num_classes=self.num_classes
+        )
+        return Mixed(source, source.beside(images), per_batch=self.extra.per_batch)

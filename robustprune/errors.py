@@ -1,0 +1,72 @@
+"""What went wrong, and whose fault it is: the type of an error decides the exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Place = tuple[str | int, ...]
+"""Where in a nested document: ``("evaluate", 1, "eps")``."""
+
+
+class UsageError(ValueError):
+    """The user's input is at fault (exit code 2). The message names the value and the remedy."""
+
+
+class MissingDependencyError(UsageError):
+    """An optional library is not installed. The message holds the line that installs it."""
+
+
+class DivergedError(UsageError):
+    """Training produced NaN, infinity or an exploding loss. The last good state is kept."""
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived; what had been saved stays saved (exit code 130)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a document.
+
+    Attributes:
+        place: where it is, e.g. ``("evaluate", 1, "eps")``; empty for the document itself.
+        message: the value, the choices and the remedy, in one sentence.
+    """
+
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        """``evaluate.1.eps: message``."""
+        where = ".".join(map(str, self.place))
+        return f"{where}: {self.message}" if where else self.message
+
+
+class InvalidError(UsageError):
+    """A document or a set of options with one or more problems, all of them named."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`` Did you mean 'x'? Choices: a, b, x.``, to be put behind the sentence that names ``name``.
+
+    Long lists are cut to the ten best matches.
+    """
+    choices = sorted(choices)
+    folded = {choice.lower(): choice for choice in choices}
+
+    def matches(most: int, cutoff: float) -> list[str]:
+        found = difflib.get_close_matches(name.lower(), folded, n=most, cutoff=cutoff)
+        return [folded[match] for match in found]
+
+    close = matches(1, 0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    if len(choices) > 30:
+        few = matches(10, 0.3)
+        return f"{hint} Nearest of {len(choices)} choices: {', '.join(few) or 'none'}."
+    return f"{hint} Choices: {', '.join(choices) or 'none'}."

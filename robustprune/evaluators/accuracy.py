@@ -1,0 +1,50 @@
+"""From what became of each image to the numbers in ``results.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from robustprune.types import Interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustprune.evaluators.base import PerImage
+
+
+def interval(correct: int, n: int) -> Interval:
+    """The 95 % Wilson score interval of a fraction.
+
+    Args:
+        correct: number of successes, at most ``n``.
+        n: number of images, at least 1.
+    """
+    from scipy.stats import binomtest  # type: ignore[attr-defined]
+
+    low, high = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    return Interval(float(low), float(high))
+
+
+def summarise(results: Sequence[PerImage]) -> dict[str, float | int | list[float]]:
+    """One evaluator's batches as metrics.
+
+    A boolean entry ``x`` gives the fraction ``x``, the number of images ``x_n`` and its 95 %
+    interval ``x_interval`` as ``[low, high]``. A floating one gives its median over the finite
+    entries, and nothing at all if none is finite: JSON knows no NaN.
+    """
+    import torch
+
+    metrics: dict[str, float | int | list[float]] = {}
+    for name in results[0] if results else ():
+        values = torch.cat([batch[name] for batch in results])
+        if values.dtype == torch.bool:
+            metrics |= _fraction(name, values)
+        elif values.isfinite().any():
+            metrics[name] = values[values.isfinite()].double().quantile(0.5).item()
+    return metrics
+
+
+def _fraction(name: str, values: Tensor) -> dict[str, float | int | list[float]]:
+    correct, n = int(values.sum()), len(values)
+    return {name: correct / n, f"{name}_n": n, f"{name}_interval": list(interval(correct, n))}

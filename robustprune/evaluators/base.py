@@ -1,0 +1,84 @@
+"""What every evaluator is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from robustprune.modes import eval_mode
+from robustprune.parts import Part
+from robustprune.seeding import fork
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    PerImage = dict[str, Tensor]
+    Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class Evaluator(Part):
+    """Judges a baked network image by image, in batches of a fixed size.
+
+    The size is part of the recipe because results depend on it to the bit, so it never follows
+    the machine.
+    """
+
+    label: str | None = None
+    """What the metric is called in results; the evaluator's name if absent."""
+    samples: int | None = Field(None, ge=1)
+    """Judge only the first so many test images; all of them if absent."""
+    batch_size: int = Field(250, ge=1)
+    """Images a batch."""
+
+    @property
+    def metric(self) -> str:
+        """The name of the accuracy in ``results.json``."""
+        return self.label or self.registered_name
+
+    def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
+        """What becomes of each image of one batch.
+
+        Args:
+            model: a baked network in eval mode, on the images' device; no parameter wants a
+                gradient.
+            images: ``(n, channels, height, width)``, float in [0, 1].
+            labels: ``(n,)``, int64.
+            seed: for attacks that seed themselves; the global generators are forked already.
+
+        Returns:
+            Tensors of length n by metric name. Boolean: the image counts towards an accuracy,
+            reported as its mean with an interval. Floating: reported as its median over the
+            entries that are finite. `metric` must be among the names.
+        """
+        raise TypeError(f"{type(self).__name__} must define judge(model, images, labels, seed=…)")
+
+    def evaluate(
+        self, model: nn.Module, batches: Batches, *, seed: int, network: str
+    ) -> Iterator[PerImage]:
+        """`judge` each batch in a random state of its own, and yield what it gave, on the CPU.
+
+        The network is in eval mode and wants no gradients meanwhile, so that an attack's backward
+        pass neither fills them nor pays for them; each module and parameter is restored.
+        """
+        import torch
+
+        with eval_mode(model), _frozen(model):
+            for number, (images, labels) in enumerate(batches):
+                with fork(seed, network, self.metric, number) as derived, torch.enable_grad():
+                    results = self.judge(model, images, labels, seed=derived % 2**31)
+                yield {name: values.detach().cpu() for name, values in results.items()}
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

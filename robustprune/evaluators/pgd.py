@@ -1,0 +1,53 @@
+"""Empirical robust accuracy under projected gradient descent: the paper's *era*."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from robustprune.adapters import torchattacks
+from robustprune.evaluators import register
+from robustprune.evaluators.attacks import survivors
+from robustprune.evaluators.ball import check_ball
+from robustprune.evaluators.base import Evaluator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from robustprune.evaluators.base import PerImage
+
+
+@register("pgd")
+class Pgd(Evaluator):
+    """Accuracy under PGD on the cross-entropy, the worst of some random starts.
+
+    Source: Madry et al. 2018, Sec. 2.1; torchattacks' PGD and PGDL2.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    """Which ball the adversary moves in."""
+    eps: float = Field(8 / 255, gt=0)
+    """Radius of the ball; [0, 1] pixel range."""
+    step_size: float | None = Field(None, gt=0)
+    """Length of a step; a quarter of eps if absent."""
+    steps: int = Field(50, ge=1)
+    """Gradient steps from each start."""
+    restarts: int = Field(1, ge=1)
+    """Random starts in the ball; each one attacks only what the ones before it left."""
+
+    def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
+        """Whether each image is classified rightly, untouched and from every start."""
+        attack = partial(
+            torchattacks.perturb,
+            "PGD" if self.norm == "linf" else "PGDL2",
+            model,
+            eps=self.eps,
+            alpha=self.eps / 4 if self.step_size is None else self.step_size,
+            steps=self.steps,
+            random_start=True,
+        )
+        accept = partial(check_ball, norm=self.norm, eps=self.eps, evaluator=self.metric)
+        outcome = survivors(model, images, labels, attack, accept, rounds=self.restarts)
+        return {self.metric: outcome.robust}

@@ -1,0 +1,166 @@
+"""A network whose weights are masked, in place, on its own layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from robustprune.errors import UsageError
+from robustprune.masking import allocations
+from robustprune.masking.allocations import Allocation
+from robustprune.masking.layer import ScoreMask
+from robustprune.masking.scores import ScoreInit, init_scores
+from robustprune.masking.topk import keep_largest
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What a mask keeps of one layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    total: int
+
+    @property
+    def density(self) -> float:
+        """Fraction kept, in (0, 1]."""
+        return self.kept / self.total
+
+
+def prunable_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers whose weights can be pruned, by name: Conv2d and Linear."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def attach(
+    model: nn.Module,
+    *,
+    density: float,
+    allocation: str | Allocation = "uniform",
+    scores: ScoreInit = "scaled_magnitude",
+) -> MaskedModel:
+    """Mask every prunable weight of ``model``, in place.
+
+    Args:
+        model: any network with Conv2d or Linear layers that are not masked yet.
+        density: fraction of the prunable weights to keep, in (0, 1].
+        allocation: a registered name or an instance.
+        scores: how the scores start. Random ones draw from the global generator.
+
+    Raises:
+        UsageError: density out of range, or nothing in ``model`` can be masked.
+    """
+    if not 0 < density <= 1:
+        raise UsageError(f"density {density} is not in (0, 1]. For 99 % sparsity write 0.01.")
+    layers = prunable_layers(model)
+    if not layers:
+        raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
+    masks = {}
+    for name, layer in layers.items():
+        if parametrize.is_parametrized(layer, "weight"):
+            raise UsageError(f"layer '{name}' is masked already: bake it before masking it again.")
+        masks[name] = ScoreMask(init_scores(layer.weight, scores))
+        parametrize.register_parametrization(layer, "weight", masks[name], unsafe=True)
+    if isinstance(allocation, str):
+        allocation = allocations.create(allocation)
+    masked = MaskedModel(model, masks, density=density, allocation=allocation)
+    masked.select()
+    for mask in masks.values():
+        mask.initial.copy_(mask.mask)
+    return masked
+
+
+class MaskedModel:
+    """The masks of one network; made by `attach`.
+
+    Attributes:
+        model: the network itself, which computes with its masked weights.
+        masks: each prunable layer's `ScoreMask`, by the layer's name.
+        density: the fraction of all prunable weights that was asked for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: Mapping[str, ScoreMask],
+        *,
+        density: float,
+        allocation: Allocation,
+    ) -> None:
+        self.model = model
+        self.masks = dict(masks)
+        self.density = density
+        self.allocation = allocation
+
+    @torch.no_grad()
+    def select(self) -> None:
+        """Renew every mask from the scores: exactly the allocated number of largest |score|."""
+        counts = self.allocation({n: m.scores for n, m in self.masks.items()}, self.density)
+        for name, mask in self.masks.items():
+            mask.mask.copy_(keep_largest(mask.scores.abs(), counts[name]))
+
+    @contextmanager
+    def materialised(self) -> Iterator[None]:
+        """Compute each masked weight once for everything inside, backward included.
+
+        Masks are renewed first if the scores are trainable. The weights are touched here, with
+        gradients enabled if they are outside: the cache keeps what is computed first, and a
+        `no_grad` forward inside an attack would otherwise cache weights without a graph.
+        """
+        if self.learning:
+            self.select()
+        with parametrize.cached():
+            for layer in self._layers().values():
+                _ = layer.weight
+            yield
+
+    @property
+    def learning(self) -> bool:
+        """Whether the scores are trainable."""
+        return any(mask.scores.requires_grad for mask in self.masks.values())
+
+    def score_parameters(self) -> list[nn.Parameter]:
+        """The scores, a tensor a layer."""
+        return [mask.scores for mask in self.masks.values()]
+
+    @property
+    def kept(self) -> int:
+        """Number of prunable weights that the masks keep."""
+        return sum(mask.kept for mask in self.masks.values())
+
+    @property
+    def prunable(self) -> int:
+        """Number of prunable weights."""
+        return sum(mask.mask.numel() for mask in self.masks.values())
+
+    @property
+    def turnover(self) -> float:
+        """Share of the kept positions that the initial scores did not keep, in [0, 1]."""
+        return sum(mask.replaced for mask in self.masks.values()) / self.kept
+
+    def report(self) -> list[LayerReport]:
+        """What is kept of each layer, in the network's order."""
+        return [
+            LayerReport(name, tuple(mask.mask.shape), mask.kept, mask.mask.numel())
+            for name, mask in self.masks.items()
+        ]
+
+    def bake(self) -> dict[str, Tensor]:
+        """Write the masked weights into the plain network and remove the parametrizations.
+
+        Returns:
+            Each masked parameter's mask by the parameter's name (``conv1.weight``).
+        """
+        for layer in self._layers().values():
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            layer.weight.requires_grad_(True)
+        return {f"{name}.weight": mask.mask for name, mask in self.masks.items()}
+
+    def _layers(self) -> dict[str, nn.Module]:
+        return {name: self.model.get_submodule(name) for name in self.masks}

@@ -1,0 +1,88 @@
+"""TRADES: a clean loss, and how far an adversary can move the prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from robustprune.adapters import torchattacks
+from robustprune.modes import eval_mode
+from robustprune.objectives import register
+from robustprune.objectives.base import Loss, Objective
+from robustprune.types import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register("trades")
+class Trades(Objective):
+    """CE(f(x), y) + β·KL(f(x) ‖ f(x_adv)). Source: Zhang et al. 2019, Eq. 5 and Alg. 1.
+
+    The attack maximises the KL term with the network in eval mode, from x + 0.001·N(0, 1).
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    """Which ball the adversary moves in."""
+    eps: float = Field(8 / 255, ge=0)
+    """Radius of the ball; [0, 1] pixel range."""
+    step_size: float | None = Field(None, gt=0)
+    """Length of a step; a quarter of eps if absent."""
+    steps: int = Field(10, ge=1)
+    """Gradient steps of the attack."""
+    beta: float = Field(6.0, ge=0)
+    """Weight of the KL term."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        """The clean and the robust part, each a mean over the batch."""
+        from torch.nn import functional as F
+
+        perturbed = self.perturb(model, images)
+        logits = model(images)
+        natural = F.cross_entropy(logits, labels)
+        robust = F.kl_div(
+            F.log_softmax(model(perturbed), dim=1),
+            F.log_softmax(logits, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        parts = {"natural": natural.detach(), "robust": robust.detach()}
+        return Loss(natural + self.beta * robust, logits, parts)
+
+    def perturb(self, model: nn.Module, images: Tensor) -> Tensor:
+        """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
+        step_size = self.eps / 4 if self.step_size is None else self.step_size
+        if self.norm == "l2":
+            return _perturb_l2(model, images, self.eps, step_size, self.steps)
+        return torchattacks.perturb(
+            "TPGD", model, images, eps=self.eps, alpha=step_size, steps=self.steps
+        )
+
+
+def _perturb_l2(
+    model: nn.Module, images: Tensor, eps: float, step_size: float, steps: int
+) -> Tensor:
+    """Normalised gradient ascent on the KL in the ℓ2 ball (torchattacks has it for ℓ∞ only)."""
+    import torch
+    from torch.nn import functional as F
+
+    def length(x: Tensor) -> Any:
+        return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+    with eval_mode(model):
+        with torch.no_grad():
+            target = F.log_softmax(model(images), dim=1)
+        perturbed = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)
+        for _ in range(steps):
+            perturbed = perturbed.detach().requires_grad_()
+            with torch.enable_grad():
+                prediction = F.log_softmax(model(perturbed), dim=1)
+                kl = F.kl_div(prediction, target, reduction="sum", log_target=True)
+                (gradient,) = torch.autograd.grad(kl, perturbed)
+            delta = perturbed.detach() + step_size * gradient / length(gradient) - images
+            delta = delta * (eps / length(delta)).clamp_max(1)
+            perturbed = (images + delta).clamp(0, 1)
+    return perturbed.detach()

@@ -1,0 +1,64 @@
+"""What a run computes on: accelerate's device and precision, torch's threads."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import nn
+
+from robustprune.recipe import ComputeOptions
+
+if TYPE_CHECKING:
+    from accelerate.accelerator import Accelerator
+
+
+class Compute:
+    """Sets a run's device, precision and threads up, and puts the threads back afterwards.
+
+    Args:
+        options: the recipe's.
+
+    Attributes:
+        accelerator: accelerate's.
+        device: where networks and batches go.
+        memory_format: how images and weights are laid out.
+    """
+
+    accelerator: Accelerator
+    device: torch.device
+
+    def __init__(self, options: ComputeOptions) -> None:
+        self._options = options
+        self._threads = torch.get_num_threads()
+        last = options.channels_last
+        self.memory_format = torch.channels_last if last else torch.preserve_format
+
+    def __enter__(self) -> Self:
+        """Make the accelerator, in a state of its own: its precision is global to a process."""
+        from accelerate.accelerator import Accelerator
+        from accelerate.state import AcceleratorState
+
+        if self._options.threads is not None:
+            torch.set_num_threads(self._options.threads)
+        AcceleratorState._reset_state()
+        precision = self._options.precision
+        self.accelerator = Accelerator(
+            cpu=self._options.device == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+        )
+        self.device = self.accelerator.device
+        if self.device.type == "cuda":  # the same bits each time, as on a CPU
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.backends.cudnn.benchmark = False
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        return self
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """The network on the device, its weights in the memory format."""
+        return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
+
+    def __exit__(self, *error: object) -> None:
+        """Put torch's threads back."""
+        torch.set_num_threads(self._threads)

@@ -1,0 +1,157 @@
+"""A run's folder: what is in it, who may write to it, and whether it can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from robustprune.errors import UsageError
+from robustprune.files import write_json, write_text
+from robustprune.recipe import Recipe
+from robustprune.recipe.document import dump
+from robustprune.tracking.layout import flatten
+
+
+class RunFolder:
+    """``runs/<recipe name>/<id>/``.
+
+    Attributes:
+        path: the folder.
+        resumed: whether an earlier process has worked in it.
+    """
+
+    def __init__(self, path: Path, *, resumed: bool = False) -> None:
+        self.path = path
+        self.resumed = resumed
+
+    @classmethod
+    def open(
+        cls, recipe: Recipe, *, runs: Path, out: Path | None, resume: bool, cut: dict[str, Any]
+    ) -> RunFolder:
+        """Make a new folder, or find the one to go on with.
+
+        Args:
+            recipe: resolved.
+            runs: where folders without a name of their own are made.
+            out: the folder itself; a new one below ``runs`` (or, on resume, the newest) if absent.
+            resume: go on with what is there.
+            cut: how the run was shortened; a resumed run must agree.
+
+        Raises:
+            UsageError: it exists already, there is nothing to resume, it was made by another
+                recipe, or it cannot be written.
+        """
+        path = out
+        if resume:
+            path = path or _newest(runs / recipe.name)
+            if path is not None and (path / "state" / "run.json").is_file():
+                _check_same(path, _identity(recipe, cut))
+                return cls(path, resumed=True)
+            if path is None:
+                raise UsageError(
+                    f"nothing to resume: there is no unfinished run in {runs / recipe.name}. "
+                    "Run without --resume, or name the folder with --out."
+                )
+        folder = cls(path or _new(runs / recipe.name))
+        folder._begin(recipe, cut)
+        return folder
+
+    @property
+    def results(self) -> Path:
+        """``results.json``."""
+        return self.path / "results.json"
+
+    def network(self, name: str) -> Path:
+        """The folder of one network."""
+        return self.path / name
+
+    def model(self, network: str) -> Path:
+        """The file of one network."""
+        return self.network(network) / "model.safetensors"
+
+    def history(self, network: str) -> Path:
+        """The curves of one network."""
+        return self.network(network) / "history.json"
+
+    def state(self, network: str, phase: str) -> Path:
+        """The state of one phase, which only resume reads."""
+        return self.path / "state" / f"{network}.{phase}.pt"
+
+    @property
+    def evaluations(self) -> Path:
+        """What evaluators have found so far."""
+        return self.path / "state" / "evaluations.json"
+
+    def finish(self) -> None:
+        """Note that the run is complete, and drop the states of its phases."""
+        for path in (self.path / "state").glob("*.pt"):
+            path.unlink()
+        write_text(self.path / "state" / "finished", "")
+
+    def _begin(self, recipe: Recipe, cut: dict[str, Any]) -> None:
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UsageError(
+                f"{self.path} is not empty. Go on with the run in it (--resume), or name another "
+                "folder (--out)."
+            )
+        try:
+            write_text(self.path / "recipe.yaml", dump(recipe.document()))
+            write_json(self.path / "state" / "run.json", _identity(recipe, cut))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {self.path}: {error.strerror}. Name another folder with --out."
+            ) from None
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """The content of a JSON file of a run folder, or ``default`` if there is none.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    if not path.exists():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}). Delete it to do that again.") from None
+
+
+def _identity(recipe: Recipe, cut: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must have in common with the one it goes on with."""
+    document = recipe.document()
+    del document["tracking"]
+    return {"recipe": document, **cut}
+
+
+def _check_same(path: Path, identity: dict[str, Any]) -> None:
+    before = flatten(read_json(path / "state" / "run.json", {}))
+    now = flatten(json.loads(json.dumps(identity)))
+    missing = object()
+    changed = [k for k in before | now if before.get(k, missing) != now.get(k, missing)]
+    if changed:
+        lines = [
+            f"  {k}: was {before.get(k, 'absent')}, is {now.get(k, 'absent')}" for k in changed
+        ]
+        raise UsageError(
+            f"{path} was made by another recipe and cannot be resumed with this one:\n"
+            + "\n".join(lines[:10])
+            + "\nResume with the recipe in that folder, or run without --resume."
+        )
+
+
+def _new(parent: Path) -> Path:
+    name = time.strftime("%Y%m%d-%H%M%S")
+    candidates = [parent / name, *(parent / f"{name}-{n}" for n in range(2, 100))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _newest(parent: Path) -> Path | None:
+    unfinished = [
+        path.parent.parent
+        for path in parent.glob("*/state/run.json")
+        if not (path.parent / "finished").exists()
+    ]
+    return max(unfinished, key=lambda path: path.name, default=None)

@@ -1,0 +1,76 @@
+"""From a recipe's options to the phases of its networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from robustprune.training.phase import (
+    Phase,
+    PhaseName,
+    norm_layers,
+    score_tensors,
+    weight_tensors,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustprune.masking import MaskedModel
+    from robustprune.pruners import Pruner
+    from robustprune.recipe import PhaseOptions, Recipe
+
+
+def pretraining(recipe: Recipe, network: str, model: nn.Module) -> Phase:
+    """The phase that trains a dense network: everything moves."""
+    return _phase("pretrain", network, recipe.pretrain, trainable=list(model.parameters()))
+
+
+def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -> list[Phase]:
+    """What follows once a network is masked: prune, if the method learns, and finetune.
+
+    Args:
+        recipe: with a ``prune`` section, and a ``finetune`` section if there is to be one.
+        network: the network's name in the run.
+        method: the pruner that masked it.
+        masked: the network's masks.
+    """
+    phases = []
+    if method.learns:
+        assert recipe.prune is not None
+        phases.append(
+            _phase(
+                "prune",
+                network,
+                recipe.prune,
+                trainable=score_tensors(masked, norms=method.train_norms),
+                frozen=() if method.train_norms else norm_layers(masked.model),
+                materialised=masked.materialised,
+                watch=lambda: {"turnover": masked.turnover},
+            )
+        )
+    if recipe.finetune is not None:
+        weights = weight_tensors(masked)
+        phases.append(
+            _phase(
+                "finetune",
+                network,
+                recipe.finetune,
+                trainable=weights,
+                materialised=masked.materialised,
+            )
+        )
+    return phases
+
+
+def _phase(name: PhaseName, network: str, options: PhaseOptions, **rest: Any) -> Phase:
+    return Phase(
+        name=name,
+        network=network,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        accumulate=options.accumulate,
+        select=options.select,
+        optimizer=options.optimizer,  # type: ignore[arg-type]
+        schedule=options.schedule,  # type: ignore[arg-type]
+        **rest,
+    )

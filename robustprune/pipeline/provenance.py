@@ -1,0 +1,57 @@
+"""What a model file says about where it comes from."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustprune import __version__
+
+if TYPE_CHECKING:
+    from robustprune.pruners import Pruner
+    from robustprune.recipe import Recipe
+
+FORMAT = 1
+
+
+def provenance(
+    recipe: Recipe,
+    *,
+    network: str,
+    model: dict[str, Any],
+    pruner: Pruner | None,
+    density: float,
+    turnover: float | None,
+) -> dict[str, Any]:
+    """The metadata of one network's file: no time, no run id, no absolute path.
+
+    Args:
+        recipe: the run's.
+        network: the network's name in the run.
+        model: the arguments from which `create_model` rebuilds it.
+        pruner: None for the dense network.
+        density: as asked for.
+        turnover: share of the kept weights that the initial scores did not keep.
+    """
+    document = recipe.document()
+    data = {k: v for k, v in document["data"].items() if not (k == "root" and _absolute(v))}
+    data.pop("extra", None)
+    return {
+        "format": FORMAT,
+        "network": network,
+        "model": model,
+        "pruner": None if pruner is None else pruner.model_dump(mode="json"),
+        "density": density,
+        "turnover": turnover,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "data": data,
+        "objective": document["objective"],
+        "evaluate": document["evaluate"],
+        "versions": {"robustprune": __version__, "torch": metadata.version("torch")},
+    }
+
+
+def _absolute(path: str | None) -> bool:
+    return path is not None and Path(path).is_absolute()

@@ -1,0 +1,252 @@
+"""Running a recipe: a dense network, then every pruner at every density, each one judged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from robustprune.artifacts.dense import read_model, save_model
+from robustprune.datasets import Splits
+from robustprune.files import write_json
+from robustprune.masking import prunable_layers
+from robustprune.pipeline import results
+from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.curves import Curves
+from robustprune.pipeline.folder import RunFolder, read_json
+from robustprune.pipeline.judge import judge
+from robustprune.pipeline.phases import pretraining, pruning
+from robustprune.pipeline.provenance import provenance
+from robustprune.pipeline.results import RunResult
+from robustprune.pruners import Pruner
+from robustprune.recipe import Recipe, load_recipe
+from robustprune.seeding import fork
+from robustprune.tracking import (
+    Console,
+    NullTracker,
+    Tracker,
+    check_store,
+    describe_network,
+    describe_run,
+    final_metrics,
+    open_tracker,
+)
+from robustprune.training.loop import Trainer
+from robustprune.training.phase import Phase
+
+if TYPE_CHECKING:
+    from robustprune.evaluators import Evaluator
+
+
+def run(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    resume: bool = False,
+    max_steps: int | None = None,
+    runs: Path = Path("runs"),
+    console: Console | None = None,
+) -> RunResult:
+    """Run a recipe to its end.
+
+    Args:
+        recipe: a file, or a recipe already loaded.
+        overrides: ``key=value`` changes, as ``--set`` takes them.
+        out: the run folder; a new one in ``runs/<recipe name>/`` if absent.
+        resume: go on with ``out``, or with the newest unfinished run of this recipe.
+        max_steps: cut each phase after so many optimizer steps, to try a recipe out.
+        runs: where run folders and the default MLflow store are kept.
+        console: where progress is shown.
+
+    Raises:
+        UsageError: the recipe, the data or the folder is at fault.
+        DivergedError: a loss is NaN, infinite or exploding.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    console = console or Console()
+    check_store(recipe.tracking, runs)
+    with Compute(recipe.compute) as compute:
+        data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
+        cut = {"max_steps": max_steps}
+        folder = RunFolder.open(recipe, runs=runs, out=out, resume=resume, cut=cut)
+        console.info(
+            f"{'resuming' if folder.resumed else 'running'} {recipe.name} in {folder.path}"
+        )
+        tracker = open_tracker(recipe.tracking, folder=folder.path, runs=runs, warn=console.warn)
+        job = _Run(recipe, data, folder, tracker, console, compute, max_steps)
+        return job.finish()
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    data: Splits
+    folder: RunFolder
+    tracker: Tracker | NullTracker
+    console: Console
+    compute: Compute
+    max_steps: int | None
+    networks: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.document = self.recipe.document()
+        self.environment = results.environment(self.compute.device)
+        self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
+
+    def finish(self) -> RunResult:
+        """Run everything, and tell the tracker how it ended."""
+        self._write()
+        params, tags = describe_run(self.results)
+        self.tracker.start(self.recipe.name, params=params, tags=tags)
+        status = "FAILED"
+        try:
+            self._networks()
+            self.folder.finish()
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            for path in (self.folder.path / "recipe.yaml", self.folder.results):
+                self.tracker.artifact(None, path)
+            self.tracker.finish(None, status)
+            self.tracker.close()
+        return RunResult(self.folder.path, self.results)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The content of ``results.json`` so far."""
+        return results.document(
+            recipe=self.document, networks=self.networks, environment=self.environment
+        )
+
+    def _networks(self) -> None:
+        dense = self._dense()
+        if self.recipe.prune is None:
+            return
+        for method in self.recipe.prune.methods:
+            assert isinstance(method, Pruner)
+            for density in self.recipe.prune.densities:
+                self._pruned(dense, method, density)
+
+    def _dense(self) -> nn.Module:
+        name, path = "dense", self.folder.model("dense")
+        self._open(name, pruner=None, density=1.0)
+        if path.exists():
+            model = self.compute.placed(read_model(path).model)
+        else:
+            with fork(self.recipe.seed, name, "init"):
+                model = self.compute.placed(self.recipe.model.build(**self._shape()))
+            self._train(model, [pretraining(self.recipe, name, model)])
+            self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
+        self._judge(name, model, {"kept": prunable, "prunable": prunable, "turnover": None})
+        return model
+
+    def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
+        name = method.network(density)
+        path = self.folder.model(name)
+        self._open(name, pruner=method.registered_name, density=density)
+        if not path.exists():
+            model = copy.deepcopy(dense)
+            with fork(self.recipe.seed, name, "scores"):
+                masked = method.attach(model, density)
+            self._train(model, pruning(self.recipe, name, method, masked))
+            turnover = masked.turnover
+            masks = masked.bake()
+            self._save(name, model, masks=masks, pruner=method, density=density, turnover=turnover)
+        saved = read_model(path)
+        facts = {
+            "kept": sum(int(mask.sum()) for mask in saved.masks.values()),
+            "prunable": sum(mask.numel() for mask in saved.masks.values()),
+            "turnover": saved.metadata["turnover"],
+        }
+        self._judge(name, self.compute.placed(saved.model), facts)
+
+    def _train(self, model: nn.Module, phases: list[Phase]) -> None:
+        """Train one phase after the other; curves go to the tracker and to ``history.json``."""
+        trainer = Trainer(
+            accelerator=self.compute.accelerator,
+            memory_format=self.compute.memory_format,
+            objective=self.recipe.objective,  # type: ignore[arg-type]
+            data=self.data,
+            seed=self.recipe.seed,
+            console=self.console,
+            on_epoch=Curves(self.folder, self.tracker).add,
+            max_steps=self.max_steps,
+        )
+        for phase in phases:
+            trainer.run(phase, model, self.folder.state(phase.network, phase.name))
+
+    def _open(self, name: str, *, pruner: str | None, density: float) -> None:
+        entry: dict[str, Any] = {
+            "name": name,
+            "pruner": pruner,
+            "density": density,
+            "model": f"{name}/model.safetensors",
+            "metrics": {},
+        }
+        params, tags = describe_network(entry, self.results)
+        self.tracker.network(name, params=params, tags=tags)
+        self._entry = entry
+
+    def _save(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        masks: dict[str, Tensor],
+        pruner: Pruner | None,
+        density: float,
+        turnover: float | None,
+    ) -> None:
+        metadata = provenance(
+            self.recipe,
+            network=name,
+            model=self.recipe.model.resolved(**self._shape()),
+            pruner=pruner,
+            density=density,
+            turnover=turnover,
+        )
+        save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
+        self.tracker.artifact(name, self.folder.model(name))
+
+    def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
+        """Let each evaluator that has not spoken yet judge the network; write what it says."""
+        entry = self._entry | facts
+        done = self.evaluations.setdefault(name, {})
+        self.networks.append(entry)
+        for part in self.recipe.evaluate:
+            evaluator: Evaluator = part  # type: ignore[assignment]
+            if evaluator.metric not in done:
+                done[evaluator.metric] = judge(
+                    evaluator,
+                    model,
+                    self.data.test,
+                    network=name,
+                    seed=self.recipe.seed,
+                    device=self.compute.device,
+                    console=self.console,
+                )
+                write_json(self.folder.evaluations, self.evaluations)
+            entry["metrics"] |= done[evaluator.metric]
+            self._write()
+        self._write()
+        self.tracker.metrics(name, final_metrics(entry))
+        self.tracker.finish(name, "FINISHED")
+
+    def _write(self) -> None:
+        write_json(self.folder.results, self.results)
+
+    def _shape(self) -> dict[str, int]:
+        return {
+            "num_classes": self.data.num_classes,
+            "in_chans": self.data.channels,
+            "image_size": self.data.image_size,
+        }

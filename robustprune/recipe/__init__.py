@@ -1,0 +1,8 @@
+"""Recipes: a paper setting as a file. The only place that reads YAML."""
+
+from __future__ import annotations
+
+from robustprune.recipe.load import load_recipe
+from robustprune.recipe.schema import ComputeOptions, PhaseOptions, PruneOptions, Recipe
+
+__all__ = ["ComputeOptions", "PhaseOptions", "PruneOptions", "Recipe", "load_recipe"]

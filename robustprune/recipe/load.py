@@ -1,0 +1,65 @@
+"""From a file and overrides to a recipe, or to every problem in it at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustprune.errors import InvalidError, Problem
+from robustprune.parts import build
+from robustprune.recipe.document import Document
+from robustprune.recipe.imports import run_imports
+from robustprune.recipe.schema import Recipe
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``key=value`` overrides, run its imports and validate all of it.
+
+    Raises:
+        UsageError: the file cannot be read, or an `InvalidError` that names every problem with
+            its line and the nearest valid name.
+    """
+    path = Path(path)
+    document = Document.read(path)
+    for assignment in overrides:
+        document.override(assignment)
+    problems = run_imports(document.values.get("imports"), path.parent)
+    try:
+        recipe = build(Recipe, document.values)
+        problems += inconsistencies(recipe)
+    except InvalidError as error:
+        problems += error.problems
+    if problems:
+        raise InvalidError(document.located(problems))
+    return recipe
+
+
+def inconsistencies(recipe: Recipe) -> list[Problem]:
+    """What is wrong although each value is right by itself."""
+    problems = []
+    phases = {"pretrain": recipe.pretrain, "prune": recipe.prune, "finetune": recipe.finetune}
+    for name, phase in phases.items():
+        if phase is None:
+            continue
+        if phase.select == "best" and not getattr(recipe.data, "validation", 0):
+            message = "needs a validation split: set data.validation, e.g. 0.04, or select: last."
+            problems.append(Problem((name, "select"), message))
+        if phase.accumulate > 1 and getattr(recipe.objective, "repeats", 1) > 1:
+            message = f"objective '{recipe.objective.registered_name}' repeats batches: use 1."
+            problems.append(Problem((name, "accumulate"), message))
+    if recipe.prune is not None:
+        labels = Counter(getattr(method, "variant", "") for method in recipe.prune.methods)
+        problems += _twice(("prune", "methods"), labels)
+        densities = Counter(f"{density:g}" for density in recipe.prune.densities)
+        problems += _twice(("prune", "densities"), densities)
+    problems += _twice(("evaluate",), Counter(getattr(e, "metric", "") for e in recipe.evaluate))
+    return problems
+
+
+def _twice(place: tuple[str, ...], names: Counter[str]) -> list[Problem]:
+    return [
+        Problem(place, f"'{name}' stands {n} times; give each a 'label' of its own, or drop one.")
+        for name, n in names.items()
+        if n > 1
+    ]

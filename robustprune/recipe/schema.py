@@ -1,0 +1,83 @@
+"""The skeleton of a recipe. Parts are looked up in the registries by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from robustprune.models.options import ModelOptions
+from robustprune.parts import Options, Part, PartOf
+from robustprune.tracking.options import TrackingOptions
+
+
+class PhaseOptions(Options):
+    """How one phase trains."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the labelled training images."""
+    batch_size: int = Field(128, ge=1)
+    """Labelled images an optimizer step, whatever the number of processes."""
+    accumulate: int = Field(1, ge=1)
+    """Parts each batch is cut into, to save memory."""
+    select: Literal["last", "best"] = "last"
+    """Hand on the last weights, or those with the lowest loss on the validation split."""
+    optimizer: Annotated[Part, PartOf("optimizers", {"name": "sgd"})]
+    """Made anew for the phase."""
+    schedule: Annotated[Part, PartOf("schedules", {"name": "cosine"})]
+    """Factor on the learning rate."""
+
+
+class PruneOptions(PhaseOptions):
+    """How masks are found: every method at every density, from the same dense network."""
+
+    methods: list[Annotated[Part, PartOf("pruners")]] = Field(min_length=1)
+    """Pruners; those that learn nothing skip the training."""
+    densities: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+    """Fractions of the prunable weights to keep."""
+
+
+class ComputeOptions(Options):
+    """What it runs on. Bits are promised for the same machine, versions and thread count."""
+
+    device: Literal["auto", "cpu"] = "auto"
+    """The accelerator that is there, or the CPU."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward passes in training; evaluation is always fp32."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; torch's default if absent."""
+    channels_last: bool = False
+    """Keep images and weights channels-last, which suits large convolutions."""
+
+
+class Recipe(Options):
+    """One row group of a paper's table: a dense network, then every pruner at every density."""
+
+    name: str = Field(pattern=r"^[\w][\w.-]*$")
+    """Names the run's folder."""
+    seed: int = Field(0, ge=0)
+    """All randomness derives from it."""
+    data: Annotated[Part, PartOf("datasets")]
+    """The images."""
+    model: ModelOptions
+    """The network."""
+    objective: Annotated[Part, PartOf("objectives")]
+    """Minimised in every phase: over weights, over scores, over the weights that are left."""
+    pretrain: PhaseOptions
+    """Trains the dense network."""
+    prune: PruneOptions | None = None
+    """Learns what to keep; without it the run ends with the dense network."""
+    finetune: PhaseOptions | None = None
+    """Trains what is kept; without it pruned networks are judged as they are."""
+    evaluate: list[Annotated[Part, PartOf("evaluators")]] = []
+    """What each network is judged by."""
+    tracking: TrackingOptions = TrackingOptions()
+    """Where MLflow keeps the run."""
+    compute: ComputeOptions = ComputeOptions()
+    """Device, precision, threads."""
+    imports: list[str] = []
+    """Files (relative to the recipe) or modules that register parts of your own; they are run."""
+
+    def document(self) -> dict[str, Any]:
+        """The resolved recipe as plain values: every option, defaults included."""
+        return self.model_dump(mode="json", serialize_as_any=True)

@@ -1,0 +1,122 @@
+"""Registries: from a name in a recipe to the part it means.
+
+A family's package *is* its registry: ``robustprune/objectives/__init__.py`` makes one, exposes
+its `register`, `create` and `names`, and lists its modules. They are imported when they are first
+asked for, so that neither ``--help`` nor a syntax error waits for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from robustprune.errors import UsageError, nearest
+from robustprune.parts import Part, build
+
+P = TypeVar("P", bound=Part)
+Q = TypeVar("Q", bound=Part)
+
+FAMILIES = {
+    "objectives": "robustprune.objectives",
+    "pruners": "robustprune.pruners",
+    "allocations": "robustprune.masking.allocations",
+    "evaluators": "robustprune.evaluators",
+    "datasets": "robustprune.datasets",
+    "optimizers": "robustprune.training.optimizers",
+    "schedules": "robustprune.training.schedules",
+}
+"""The registries' names, and the package that is each."""
+
+
+class Registry(Generic[P]):
+    """The parts of one family by name.
+
+    Args:
+        family: plural, as in `FAMILIES`.
+        base: the class every part of the family extends.
+        modules: the family's own modules, full names; each registers its parts when imported.
+    """
+
+    def __init__(self, family: str, *, base: type[P], modules: Sequence[str]) -> None:
+        self.family = family
+        self.base = base
+        self._modules = modules
+        self._loaded = False
+        self._parts: dict[str, type[P]] = {}
+
+    @property
+    def singular(self) -> str:
+        """``objective`` for ``objectives``."""
+        return self.family.removesuffix("s")
+
+    def register(self, name: str) -> Callable[[type[Q]], type[Q]]:
+        """Decorate a class to make it available to recipes as ``name``.
+
+        Raises:
+            UsageError: the name is taken, or the class does not extend the family's base.
+        """
+
+        def add(part: type[Q]) -> type[Q]:
+            if not issubclass(part, self.base):
+                raise UsageError(
+                    f"{self.singular} '{name}': {part.__name__} must extend {self.base.__name__}."
+                )
+            taken = self._parts.get(name)
+            if taken is not None:
+                raise UsageError(
+                    f"{self.singular} '{name}' is already registered, by {taken.__module__}."
+                    f"{taken.__qualname__}. Register {part.__qualname__} under another name."
+                )
+            part.registered_name = name
+            self._parts[name] = part
+            return part  # type: ignore[return-value]  # issubclass narrows it to type[P]
+
+        return add
+
+    def get(self, name: str) -> type[P]:
+        """The class registered as ``name``.
+
+        Raises:
+            UsageError: nothing is; the message shows what would have worked.
+        """
+        self._load()
+        try:
+            return self._parts[name]
+        except (KeyError, TypeError):
+            hint = nearest(str(name), self._parts)
+            raise UsageError(
+                f"unknown {self.singular} '{name}'.{hint} "
+                "A part of your own must be in a file named under 'imports:'."
+            ) from None
+
+    def create(self, name: str, /, **fields: Any) -> P:
+        """The part ``name`` with the given options, as a recipe would make it.
+
+        Raises:
+            UsageError: unknown name, or an `InvalidError` that names every wrong option.
+        """
+        return build(self.get(name), fields)
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        self._load()
+        return sorted(self._parts)
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            for module in self._modules:
+                importlib.import_module(module)
+
+
+def family(name: str) -> Registry[Any]:
+    """The registry of a family, its package imported.
+
+    Raises:
+        UsageError: no such family.
+    """
+    if name not in FAMILIES:
+        raise UsageError(f"unknown family '{name}'.{nearest(name, FAMILIES)}")
+    registry: Registry[Any] = importlib.import_module(FAMILIES[name]).registry
+    return registry

@@ -1,0 +1,40 @@
+"""Every draw of randomness belongs to a name: (network, phase, epoch), (network, evaluator, batch).
+
+Nothing draws from the global generators across such a boundary, because others reseed them
+(torchattacks' AutoAttack does): a run with evaluators and one without write the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """A seed in [0, 2**63) that depends on ``seed`` and ``names`` and on nothing else."""
+    text = "\x1f".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def fork(seed: int, *names: str | int) -> Iterator[int]:
+    """Run a block on fresh global generators (python, numpy, torch on every device).
+
+    Yields the derived seed; the generators' former states are back when the block ends.
+    """
+    import numpy as np
+    import torch
+
+    derived = derive(seed, *names)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        random.seed(derived)
+        np.random.seed(derived % 2**32)
+        torch.manual_seed(derived)
+        try:
+            yield derived
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

@@ -1,0 +1,191 @@
+"""The console: lines, tables and progress, for a terminal as well as for a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
+from rich.table import Column, Table
+from rich.text import Text
+
+_EVERY = 30.0  # seconds between two lines of a long bar in a log file
+_TICK = 0.1  # the same for the moving bar
+_WIDE = 240  # columns of a log file, so that tables are not folded at 80
+
+
+class Bar:
+    """How far a piece of work is. `advance` may be called hundreds of times a second.
+
+    Args:
+        console: where the lines go.
+        title: what is done.
+        total: steps in all.
+        unit: what a step is called.
+        live: the moving bar of a terminal; None in a log file.
+    """
+
+    def __init__(
+        self, console: Console, title: str, total: int, *, unit: str, live: Progress | None
+    ) -> None:
+        self._console, self._unit, self._live = console, unit, live
+        self.title = title
+        self._total, self._done = total, 0
+        self._fields: dict[str, Any] = {}
+        self._began = self._said = time.monotonic()
+        self._task = live.add_task(title, total=total, bar=self) if live else TaskID(0)
+
+    def advance(self, n: int = 1, **fields: float | str) -> None:
+        """Count ``n`` steps more and show ``fields`` (loss, accuracy, …) from now on."""
+        self._done += n
+        self._fields.update(fields)
+        now = time.monotonic()
+        if now - self._said < (_EVERY if self._live is None else _TICK):
+            return
+        self._said = now
+        if self._live is None:
+            self._console.info(self.line(left=True))
+        else:
+            self._live.update(self._task, completed=self._done)
+
+    def line(self, *, left: bool = False) -> str:
+        """The state as one line of plain text; ``left`` adds the time left."""
+        return f"{self.title}  {self.numbers(left=left)}  {self.fields()}".rstrip()
+
+    def numbers(self, *, left: bool = True) -> str:
+        """``12/40  0:03  4 step/s  0:07 left``: done, elapsed, mean speed, time left."""
+        elapsed = time.monotonic() - self._began
+        text = f"{self._done}/{self._total}  {_clock(elapsed)}  "
+        text += f"{self._done / max(elapsed, 1e-9):.3g} {self._unit}/s"
+        if not left or not self._done:
+            return text
+        return f"{text}  {_clock(elapsed / self._done * (self._total - self._done))} left"
+
+    def fields(self) -> str:
+        """``loss 1.23  accuracy 0.45``."""
+        items = self._fields.items()
+        return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in items)
+
+
+class _Words(ProgressColumn):
+    """Words of a bar. In a narrow terminal they are cut, unless ``fixed``; never folded."""
+
+    def __init__(
+        self, words: Callable[[Bar], str], *, fixed: bool = False, width: int | None = None
+    ) -> None:
+        super().__init__(table_column=Column(no_wrap=fixed, max_width=width))
+        self._words = words
+
+    def render(self, task: Task) -> Text:
+        return Text(self._words(task.fields["bar"]), no_wrap=True, overflow="ellipsis")
+
+
+class Console:
+    """Prints for people: lines and tables to standard output, warnings to standard error.
+
+    Args:
+        quiet: only warnings and errors.
+        file: used instead of standard output.
+    """
+
+    def __init__(self, *, quiet: bool = False, file: IO[str] | None = None) -> None:
+        self._quiet = quiet
+        self._out = _rich(file)
+        self._err = _rich(None, stderr=True)
+        self._busy = False
+
+    def info(self, text: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            self._out.print(Text(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning to standard error. May be called from another thread."""
+        self._complain(Text(f"warning: {text}", style="yellow"))
+
+    def error(self, text: str) -> None:
+        """Print an error to standard error."""
+        self._complain(Text(f"error: {text}", style="red"))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table; columns of numbers are aligned to the right."""
+        if self._quiet:
+            return
+        table = Table(title=Text(title), box=box.SIMPLE_HEAD, show_edge=False, title_justify="left")
+        for index, column in enumerate(columns):
+            numeric = bool(rows) and all(_is_numeric(row[index]) for row in rows)
+            table.add_column(Text(column), justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self._out.print(table)
+
+    @contextmanager
+    def progress(self, title: str, total: int, *, unit: str = "step") -> Iterator[Bar]:
+        """Show a bar while the block runs; one line of it stays.
+
+        In a terminal the bar moves. Elsewhere, and for a bar within a bar, a line is printed at
+        the end and about every 30 s before.
+        """
+        moving = not self._quiet and not self._busy and self._out.is_terminal
+        live = _live(self._out) if moving and not self._out.is_dumb_terminal else None
+        bar = Bar(self, title, total, unit=unit, live=live)
+        self._busy = self._busy or live is not None
+        try:
+            with live or nullcontext():
+                yield bar
+        finally:
+            self._busy = self._busy and live is None
+            self.info(bar.line())
+
+    def _complain(self, text: Text) -> None:
+        # One terminal shows both streams: go through the bar's console, or the bar is torn.
+        to = self._out if self._busy and self._err.is_terminal else self._err
+        to.print(text, soft_wrap=True)
+
+
+def _rich(file: IO[str] | None, *, stderr: bool = False) -> RichConsole:
+    """A rich console that prints text as it is: no markup, no emoji codes, no guessed colours."""
+    stream = file or (sys.stderr if stderr else sys.stdout)
+    terminal = stream.isatty()
+    return RichConsole(
+        file=file,
+        stderr=stderr,
+        force_terminal=terminal,
+        force_jupyter=False,
+        width=None if terminal else _WIDE,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _live(console: RichConsole) -> Progress:
+    """The moving bar; it vanishes when it stops, and the caller prints the line that stays."""
+    roomy = console.width >= 110  # in 80 columns, the numbers are worth more than the bar
+    bar_column = [BarColumn(bar_width=20)] if roomy else []
+    return Progress(
+        _Words(lambda bar: bar.title, width=None if roomy else 16),
+        *bar_column,
+        _Words(Bar.numbers, fixed=True),
+        _Words(Bar.fields),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+        redirect_stderr=sys.stderr.isatty(),  # elsewhere standard error goes its own way
+    )
+
+
+def _clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def _is_numeric(cell: str) -> bool:
+    return bool(cell) and cell.strip("% ").replace(".", "", 1).replace("-", "", 1).isdigit()

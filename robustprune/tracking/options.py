@@ -1,0 +1,100 @@
+"""The recipe's ``tracking:`` section, and where it says the runs are to be recorded."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field
+
+from robustprune.errors import UsageError, nearest
+from robustprune.parts import Options
+
+SCHEMES = ("sqlite", "http", "https", "file", "postgresql", "mysql", "mssql", "databricks")
+"""What a tracking address may begin with. A plain path means ``file``."""
+
+
+class TrackingOptions(Options):
+    """Where MLflow records the runs. Tracking never stops or slows a training."""
+
+    experiment: str = Field(default="robustprune", min_length=1, max_length=500)
+    """Name of the MLflow experiment that the runs belong to; made when it does not exist."""
+
+    uri: str | None = None
+    """Address of the store, e.g. ``http://localhost:5000`` or ``sqlite:///runs/mlflow.db``.
+    Without one: the environment's ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the runs folder.
+    """
+
+    enabled: bool = True
+    """``false`` records nothing; the run folder can be imported later."""
+
+
+def store_uri(options: TrackingOptions, runs: Path) -> str:
+    """The address of the store: the option's, the environment's, or SQLite in ``runs``."""
+    default = f"sqlite:///{(runs / 'mlflow.db').absolute()}"
+    return options.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def check_store(options: TrackingOptions, runs: Path) -> None:
+    """Refuse an address that cannot work. Asks nobody and imports no MLflow: a dead server passes.
+
+    Raises:
+        UsageError: unknown scheme, no host, or a local store where nothing can be written.
+    """
+    if not options.enabled:
+        return
+    uri = store_uri(options, runs)
+    scheme = scheme_of(uri)
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"tracking uri '{redact(uri)}': unknown scheme '{scheme}'.{nearest(scheme, SCHEMES)}"
+        )
+    if scheme in ("http", "https") and not urlsplit(uri).hostname:
+        raise UsageError(f"tracking uri '{redact(uri)}' names no host; write http://host:port.")
+    path = local_path(uri)
+    if path is not None:
+        _check_writable(path, scheme)
+
+
+def scheme_of(uri: str) -> str:
+    """``sqlite`` of ``sqlite:///a.db``, ``postgresql`` of ``postgresql+psycopg2://…``."""
+    if uri == "databricks":
+        return uri
+    found = re.match(r"([A-Za-z][\w.-]+)(?:\+\w+)?:", uri)  # one letter is a Windows drive
+    return found[1].lower() if found else "file"
+
+
+def local_path(uri: str) -> Path | None:
+    """The file (SQLite) or folder (``file``) that the store lives in; None if it is a server."""
+    scheme = scheme_of(uri)
+    if scheme == "sqlite":
+        return Path(re.sub(r"^sqlite(\+\w+)?:/{0,3}", "", uri, flags=re.IGNORECASE).split("?")[0])
+    if scheme != "file":
+        return None
+    return Path(unquote(urlsplit(uri).path)) if uri.lower().startswith("file:") else Path(uri)
+
+
+def redact(text: str) -> str:
+    """``text`` without the passwords of the addresses in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def _check_writable(path: Path, scheme: str) -> None:
+    if scheme == "sqlite" and (str(path) in (".", ":memory:") or path.is_dir()):
+        raise UsageError(
+            f"tracking uri: sqlite needs a file, got '{path}'; write sqlite:///runs/mlflow.db."
+        )
+    if scheme == "file" and path.suffix in (".db", ".sqlite", ".sqlite3"):
+        raise UsageError(f"tracking uri '{path}' is a plain path; write sqlite:///{path}.")
+    target = path.absolute()
+    while not target.exists():
+        target = target.parent
+    wrong_kind = not target.is_dir() and (scheme == "file" or target != path.absolute())
+    if wrong_kind or not os.access(target, os.W_OK):
+        raise UsageError(
+            f"tracking: cannot write '{path}', because '{target}' is not a writable "
+            f"{'folder' if wrong_kind else 'place'}. Choose another runs folder or tracking.uri, "
+            "or set tracking.enabled to false."
+        )

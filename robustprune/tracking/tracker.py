@@ -1,0 +1,174 @@
+"""Live tracking that never gets in the way: every call only puts a job on a queue.
+
+One daemon thread works the queue off. When the store dies it says so once and drops the rest;
+the run folder holds everything and can be imported later.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from robustprune.tracking.client import quiet_retries, sentence
+from robustprune.tracking.layout import flatten
+from robustprune.tracking.options import TrackingOptions, check_store, local_path, store_uri
+from robustprune.tracking.store import Store
+
+Job = Callable[[Store], object]
+
+
+class Tracker:
+    """Records one run folder: a parent run for the recipe and a child run a network.
+
+    Args:
+        options: which store and experiment.
+        folder: the run folder.
+        runs: the folder that holds the default store.
+        warn: told, once and possibly from another thread, that tracking has stopped.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: TrackingOptions,
+        folder: Path,
+        runs: Path,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._options, self._folder, self._runs = options, folder, runs
+        self._tell = warn
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def start(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the parent run, or reopen it on resume. Call it first."""
+        self._open(None, name, params, tags)
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the child run of a network, or reopen it. A number ``density`` is plotted too."""
+        self._open(name, name, params, tags)
+
+    def metrics(
+        self, network: str | None, values: Mapping[str, float], *, step: int | None = None
+    ) -> None:
+        """Record numbers of a network (None: of the parent) at an epoch.
+
+        A (name, step) is recorded once; NaN and infinity are left out.
+        """
+        copied, now = dict(values), int(time.time() * 1000)
+        self._put(lambda store: store.metrics(network, copied, step=step, timestamp=now))
+
+    def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:
+        """Upload a file or a folder's content, into ``folder`` of the run's artifacts."""
+        self._put(lambda store: store.artifact(network, path, folder))
+
+    def finish(self, network: str | None, status: str) -> None:
+        """Close a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self._put(lambda store: store.finish(network, status))
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Wait at most ``timeout`` seconds for what is queued. Never raises.
+
+        What the store did not take in time is dropped with a warning; later calls are ignored.
+        When None: 10 s for a server, which may be dead, and 60 s for a store on this machine,
+        which is not: making a new SQLite store alone took 11 s on a busy machine.
+        """
+        if timeout is None:
+            local = local_path(store_uri(self._options, self._runs)) is not None
+            timeout = 60.0 if local else 10.0
+        if self._thread.ident is not None and not self._stopped.is_set():
+            self._jobs.put(None)
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                self._give_up(f"the store did not take everything within {timeout:g} s")
+        self._stopped.set()
+
+    def _open(
+        self, network: str | None, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        flat, labels = flatten(params), dict(tags)  # copies: the caller may go on changing its own
+        self._put(lambda store: store.open(network, name, params=flat, tags=labels))
+
+    def _put(self, job: Job) -> None:
+        if not self._stopped.is_set():
+            self._jobs.put(job)
+
+    def _work(self) -> None:
+        try:
+            with quiet_retries():
+                store = Store(
+                    options=self._options, folder=self._folder, runs=self._runs, warn=self._warn
+                )
+                self._drain(store)
+        except Exception as error:  # whatever it is, training goes on
+            self._give_up(sentence(error))
+
+    def _drain(self, store: Store) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._stopped.is_set():
+                return
+            job(store)
+            if self._jobs.empty():  # metrics wait for company while there is other work
+                store.flush()
+        store.flush()
+
+    def _give_up(self, reason: str) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._stopped.set()
+        self._warn(
+            f"MLflow tracking stopped: {reason.rstrip('.')}. The run goes on without it; import it "
+            f"later with robustprune.tracking.import_run('{self._folder}')."
+        )
+
+    def _warn(self, text: str) -> None:
+        with suppress(Exception):
+            self._tell(text)
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def start(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def metrics(
+        self, network: str | None, values: Mapping[str, float], *, step: int | None = None
+    ) -> None:
+        """Do nothing."""
+
+    def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:
+        """Do nothing."""
+
+    def finish(self, network: str | None, status: str) -> None:
+        """Do nothing."""
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Do nothing."""
+
+
+def open_tracker(
+    options: TrackingOptions, *, folder: Path, runs: Path, warn: Callable[[str], None]
+) -> Tracker | NullTracker:
+    """The tracker that ``options`` ask for.
+
+    Raises:
+        UsageError: the store's address cannot work (see `check_store`).
+    """
+    if not options.enabled:
+        return NullTracker()
+    check_store(options, runs)
+    return Tracker(options=options, folder=folder, runs=runs, warn=warn)

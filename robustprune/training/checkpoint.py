@@ -1,0 +1,58 @@
+"""The state of a phase between two epochs: what a resumed run goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustprune.errors import UsageError
+from robustprune.files import replacing
+
+
+@dataclass
+class PhaseState:
+    """Everything that the next epoch depends on; randomness depends on names only.
+
+    Attributes:
+        epoch: epochs finished.
+        step: optimizer steps finished.
+        model: the network's state dict, scores and masks included.
+        optimizer: the optimizer's.
+        objective: the objective's own.
+        history: the metrics of each finished epoch.
+        best: the state dict with the lowest validation loss, where the phase selects it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    model: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        with replacing(path) as temporary:
+            torch.save(asdict(self), temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> PhaseState | None:
+        """The state in ``path``, or None if there is none. Nothing in the file is executed.
+
+        Raises:
+            UsageError: the file is damaged or something else.
+        """
+        if not path.exists():
+            return None
+        try:
+            return cls(**torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:
+            raise UsageError(
+                f"{path} is not a readable phase state ({type(error).__name__}). "
+                "Delete it to train that phase again."
+            ) from error

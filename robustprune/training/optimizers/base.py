@@ -1,0 +1,25 @@
+"""What every optimizer is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from robustprune.parts import Part
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+class OptimizerPart(Part):
+    """Makes a torch optimizer over a phase's trainable tensors."""
+
+    lr: float = Field(gt=0)
+    """Learning rate at the schedule's factor 1."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """A new optimizer with no state."""
+        raise TypeError(f"{type(self).__name__} must define build(parameters)")

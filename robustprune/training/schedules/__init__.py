@@ -1,0 +1,15 @@
+"""Schedules: the learning rate as a function of where the phase is."""
+
+from __future__ import annotations
+
+from robustprune.registry import Registry
+from robustprune.training.schedules.base import Schedule
+
+registry: Registry[Schedule] = Registry(
+    "schedules",
+    base=Schedule,
+    modules=[f"{__name__}.{module}" for module in ("constant", "cosine", "step", "warmup")],
+)
+register, create, names, get = registry.register, registry.create, registry.names, registry.get
+
+__all__ = ["Schedule", "create", "get", "names", "register"]

@@ -1,0 +1,41 @@
+"""Words that every floor shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Progress(NamedTuple):
+    """Where a phase is; ramps and schedules are functions of it.
+
+    Attributes:
+        epoch: epochs finished, from 0.
+        step: optimizer steps finished, from 0.
+        fraction: share of the phase's steps finished, in [0, 1).
+    """
+
+    epoch: int = 0
+    step: int = 0
+    fraction: float = 0.0
+
+
+class Images(NamedTuple):
+    """Labelled images held in memory.
+
+    Attributes:
+        images: ``(n, channels, height, width)``, float in [0, 1] or uint8 in [0, 255].
+        labels: ``(n,)``, int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class Interval(NamedTuple):
+    """A confidence interval of a fraction, both ends in [0, 1]."""
+
+    low: float
+    high: float

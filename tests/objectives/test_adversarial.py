@@ -1,0 +1,80 @@
+import pytest
+import torch
+import torchattacks
+from torch.nn import functional as F
+
+from robustprune.errors import UsageError
+from robustprune.objectives import create
+from robustprune.types import Progress
+
+from .toys import batch, network
+
+
+def library_loss(attack, images, labels, **arguments):
+    """The attack in eval mode, then cross-entropy in train mode, with plain library calls."""
+    model = network().eval()
+    torch.manual_seed(5)
+    perturbed = getattr(torchattacks, attack)(model, **arguments)(images, labels)
+    return F.cross_entropy(model.train()(perturbed), labels)
+
+
+def our_loss(name, images, labels, **options):
+    model = network()
+    torch.manual_seed(5)
+    return create(name, **options)(model, images, labels, Progress())
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_pgd_is_cross_entropy_on_the_library_s_images(random_start):
+    images, labels = batch()
+    expected = library_loss(
+        "PGD", images, labels, eps=0.1, alpha=0.03, steps=4, random_start=random_start
+    )
+    loss = our_loss(
+        "pgd", images, labels, eps=0.1, step_size=0.03, steps=4, random_start=random_start
+    )
+    assert torch.equal(loss.total, expected)
+
+
+def test_pgd_steps_a_quarter_of_eps():
+    objective = create("pgd", eps="8/255")
+    assert objective.attack() == (
+        "PGD",
+        {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "random_start": True},
+    )
+
+
+def test_fgsm_with_a_random_start_is_ffgsm():
+    images, labels = batch()
+    expected = library_loss("FFGSM", images, labels, eps=0.08, alpha=0.1)
+    assert torch.equal(our_loss("fgsm", images, labels, eps=0.08).total, expected)
+
+
+def test_plain_fgsm_by_hand():
+    images, labels = batch()
+    model = network().eval()
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), labels), leaf)
+    perturbed = (images + 0.08 * gradient.sign()).clamp(0, 1)
+    expected = F.cross_entropy(model.train()(perturbed), labels)
+    loss = our_loss("fgsm", images, labels, eps=0.08, random_start=False)
+    assert torch.equal(loss.total, expected)
+
+
+@pytest.mark.parametrize("name", ["pgd", "fgsm"])
+def test_no_radius_is_plain_training(name):
+    images, labels = batch()
+    expected = F.cross_entropy(network()(images), labels)
+    assert torch.equal(our_loss(name, images, labels, eps=0).total, expected)
+
+
+@pytest.mark.parametrize("name", ["pgd", "fgsm"])
+def test_the_adversary_raises_the_loss(name):
+    images, labels = batch()
+    weak = our_loss(name, images, labels, eps=0.001).total
+    assert our_loss(name, images, labels, eps=0.1).total > weak + 0.05
+
+
+def test_a_radius_above_the_pixel_range_is_refused():
+    with pytest.raises(UsageError, match="eps"):
+        create("pgd", eps=8)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+import itertools
+import time
+
+import pytest
+
+from robustprune.tracking import Console, console
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return Terminal()
+
+
+def test_a_finished_bar_is_one_plain_line_in_a_log_file() -> None:
+    file = io.StringIO()
+    with Console(file=file).progress("dense pretrain 1/8", 3) as bar:
+        for _ in range(3):
+            bar.advance(loss=1.23456, accuracy=0.5)
+    text = file.getvalue()
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+    assert text.startswith("dense pretrain 1/8  3/3  0:00")
+    assert "step/s" in text
+    assert text.endswith("loss 1.23  accuracy 0.5\n")
+
+
+def test_a_long_bar_prints_about_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 5)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    file = io.StringIO()
+    with Console(file=file).progress("slow", 20) as bar:
+        for _ in range(20):
+            bar.advance()
+    lines = file.getvalue().splitlines()
+    assert 3 <= len(lines) <= 8
+    assert all(line.endswith("left") for line in lines[:-1])
+    assert "20/20" in lines[-1]
+
+
+def test_an_exception_still_leaves_the_line_and_passes() -> None:
+    file = io.StringIO()
+
+    def interrupted() -> None:
+        with Console(file=file).progress("x", 3) as bar:
+            bar.advance()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "x  1/3" in file.getvalue()
+
+
+def test_a_terminal_shows_a_moving_bar_and_stops_it_on_ctrl_c(terminal: Terminal) -> None:
+    shown = Console(file=terminal)
+
+    def interrupted() -> None:
+        with shown.progress("dense", 3) as bar:
+            bar.advance()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    text = terminal.getvalue()
+    assert "\x1b[?25l" in text  # the cursor was hidden
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # and is back
+    assert "dense  1/3" in text.splitlines()[-1]
+    with shown.progress("again", 1) as bar:
+        bar.advance()
+    assert "again  1/1" in terminal.getvalue()
+
+
+def test_a_bar_within_a_bar_is_plain(terminal: Terminal) -> None:
+    shown = Console(file=terminal)
+    with shown.progress("outer", 1) as outer, shown.progress("inner", 1) as inner:
+        inner.advance()
+        outer.advance()
+    assert terminal.getvalue().count("\x1b[?25l") == 1
+    assert "inner  1/1" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_advancing_is_cheap(live: bool, terminal: Terminal) -> None:
+    with Console(file=terminal if live else io.StringIO()).progress("x", 20_000) as bar:
+        began = time.perf_counter()
+        for _ in range(20_000):
+            bar.advance(loss=1.0, accuracy=0.5)
+        assert (time.perf_counter() - began) / 20_000 < 50e-6
+
+
+def test_text_is_printed_as_it_is_and_never_folded(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold] densities [0.1, 0.05] :warning: " + "word " * 100
+    Console().info(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_warnings_and_errors_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Console()
+    shown.warn("careful [x]")
+    shown.error("broken")
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err == "warning: careful [x]\nerror: broken\n"
+
+
+def test_quiet_keeps_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Console(quiet=True)
+    shown.info("a")
+    shown.table("t", ["a"], [["1"]])
+    with shown.progress("x", 1) as bar:
+        bar.advance()
+    shown.warn("w")
+    found = capsys.readouterr()
+    assert (found.out, found.err) == ("", "warning: w\n")
+
+
+def test_a_table_is_not_folded_at_80_columns() -> None:
+    file = io.StringIO()
+    long = "network-" * 12
+    Console(file=file).table("Results", ["network", "clean"], [[long, "41.0 %"], ["[b]", "9.5 %"]])
+    lines = file.getvalue().splitlines()
+    assert any(long in line and "41.0 %" in line for line in lines)
+    assert any("[b]" in line and line.rstrip().endswith(" 9.5 %") for line in lines)
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_narrow_terminal_cuts_words_but_no_number(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(console, "_TICK", 0.0)
+    with Console(file=terminal).progress("a rather long title of a phase", 200) as bar:
+        bar.advance(123, loss=1.0, accuracy=0.5)
+        assert bar._live is not None
+        bar._live.refresh()
+    frame = terminal.getvalue().split("\x1b[2K")[1]
+    assert "123/200  0:00" in frame
+    assert "left" in frame
+    assert "…" in frame

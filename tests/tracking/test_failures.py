@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from robustprune.errors import UsageError
+from robustprune.tracking import NullTracker, TrackingOptions, import_run, open_tracker
+from robustprune.tracking.client import sentence
+
+from .sample import track, write_folder
+
+
+@pytest.fixture
+def dead() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+def test_a_dead_server_costs_one_warning_and_little_time(dead: str, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    tracker = open_tracker(
+        TrackingOptions(uri=dead), folder=tmp_path, runs=tmp_path, warn=warnings.append
+    )
+    began = time.monotonic()
+    for _ in range(50):
+        track(tracker, tmp_path)
+    queued = time.monotonic() - began
+    tracker.close()
+    tracker.close()
+    assert queued < 1
+    assert time.monotonic() - began < 10
+    assert len(warnings) == 1
+    assert "import_run" in warnings[0]
+    assert str(tmp_path) in warnings[0]
+
+
+def test_a_silent_server_cannot_hold_up_the_end(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    with socket.socket() as server:  # takes connections and never answers
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        tracker = open_tracker(
+            TrackingOptions(uri=uri), folder=tmp_path, runs=tmp_path, warn=warnings.append
+        )
+        track(tracker, tmp_path)
+        began = time.monotonic()
+        tracker.close(timeout=0.2)
+        assert time.monotonic() - began < 2
+    assert len(warnings) == 1
+
+
+def test_importing_into_a_dead_server_is_the_users_fault(dead: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "runs" / "tiny" / "a")
+    with pytest.raises(UsageError, match="cannot import into"):
+        import_run(folder, options=TrackingOptions(uri=dead))
+
+
+def damage_missing(folder: Path) -> None:
+    (folder / "results.json").unlink()
+
+
+def damage_json(folder: Path) -> None:
+    (folder / "results.json").write_text("{")
+
+
+def damage_networks(folder: Path) -> None:
+    (folder / "results.json").write_text('{"networks": [1]}')
+
+
+def damage_model(folder: Path) -> None:
+    (folder / "results.json").write_text('{"networks": [{"name": "a", "model": "../../b"}]}')
+
+
+def damage_history(folder: Path) -> None:
+    (folder / "dense" / "history.json").write_text('[{"epoch": 1}]')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_missing, "give the folder of a finished run"),
+        (damage_json, "not valid JSON"),
+        (damage_networks, "lists no networks"),
+        (damage_model, "lies outside the run folder"),
+        (damage_history, "needs phase, epoch and metrics"),
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "runs" / "tiny" / "a")
+    damage(folder)
+    with pytest.raises(UsageError, match=message):
+        import_run(folder)
+
+
+def test_switched_off_tracking_does_nothing(tmp_path: Path) -> None:
+    before = threading.active_count()
+    tracker = open_tracker(
+        TrackingOptions(enabled=False), folder=tmp_path, runs=tmp_path, warn=pytest.fail
+    )
+    track(tracker, tmp_path)
+    tracker.close()
+    assert isinstance(tracker, NullTracker)
+    assert threading.active_count() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reasons_are_one_short_line_without_passwords() -> None:
+    unreachable = "API request to http://me:pw@host:1/api/2.0/x failed with exception Http…"
+    assert sentence(RuntimeError(unreachable)) == "the server http://***@host:1 does not answer"
+    assert sentence(RuntimeError("first\nsecond")) == "first"
+    assert len(sentence(RuntimeError("x" * 500))) == 200
+    assert sentence(ValueError()) == "ValueError"

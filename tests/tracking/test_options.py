@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustprune.errors import UsageError
+from robustprune.tracking import TrackingOptions, check_store, store_uri
+from robustprune.tracking.options import redact
+
+GOOD = [
+    "sqlite:///{tmp}/new/folder/a.db",
+    "http://localhost:5000",
+    "https://user:secret@host/path",
+    "postgresql+psycopg2://u:p@host/db",
+    "databricks",
+    "databricks://profile",
+    "file:///{tmp}/files",
+    "{tmp}/plain",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.mark.parametrize("uri", GOOD)
+def test_good_addresses_pass(uri: str, tmp_path: Path) -> None:
+    check_store(TrackingOptions(uri=uri.format(tmp=tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("sqllite:///a.db", "Did you mean 'sqlite'"),
+        ("ftp://host/x", "unknown scheme 'ftp'"),
+        ("http:///path", "names no host"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+        ("runs/mlflow.db", "write sqlite:///runs/mlflow.db"),
+        ("sqlite:///{tmp}/taken/a.db", "not a writable folder"),
+        ("{tmp}/taken", "not a writable folder"),
+    ],
+)
+def test_bad_addresses_name_the_remedy(uri: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder is needed")
+    with pytest.raises(UsageError, match=message):
+        check_store(TrackingOptions(uri=uri.format(tmp=tmp_path)), tmp_path)
+
+
+def test_a_bad_address_does_not_matter_when_tracking_is_off(tmp_path: Path) -> None:
+    check_store(TrackingOptions(uri="ftp://x", enabled=False), tmp_path)
+
+
+def test_the_recipe_wins_over_the_environment_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store_uri(TrackingOptions(), tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
+    assert store_uri(TrackingOptions(), tmp_path) == "http://env"
+    assert store_uri(TrackingOptions(uri="http://recipe"), tmp_path) == "http://recipe"
+
+
+def test_passwords_are_not_shown() -> None:
+    assert redact("at http://me:secret@host/x") == "at http://***@host/x"
+
+
+def test_importing_tracking_imports_neither_mlflow_nor_torch() -> None:
+    code = "import sys, robustprune.tracking; print({'mlflow', 'torch'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustprune.tracking import Tracker, TrackingOptions, import_run, open_tracker
+
+from .sample import track, write_folder
+
+
+class World:
+    """One store, made once (its migrations take seconds), and a run tracked live in it."""
+
+    def __init__(self, root: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.runs = root / "the runs"
+        self.options = TrackingOptions(experiment="tests")
+        self.folder = write_folder(self.runs / "tiny" / "live")
+        self.warnings: list[str] = []
+        tracker = self.tracker(self.folder)
+        track(tracker, self.folder)
+        tracker.close(timeout=60)
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{self.runs / 'mlflow.db'}")
+
+    def tracker(self, folder: Path) -> Tracker:
+        tracker = open_tracker(
+            self.options, folder=folder, runs=self.runs, warn=self.warnings.append
+        )
+        assert isinstance(tracker, Tracker)
+        return tracker
+
+    def ids(self, folder: Path) -> dict[str, str]:
+        document = json.loads((folder / "state" / "mlflow.json").read_text())
+        return {"parent": document["parent"], **document["networks"]}
+
+    def seen(self, run_id: str) -> dict[str, Any]:
+        """All that matters of a run, without ids and times."""
+        run = self.client.get_run(run_id)
+        steps = {
+            key: [(m.step, m.value) for m in self.client.get_metric_history(run_id, key)]
+            for key in run.data.metrics
+        }
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        files = sorted(file.path for file in self.client.list_artifacts(run_id))
+        info = (run.info.run_name, run.info.status)
+        return {"info": info, "metrics": steps, "params": run.data.params, "tags": tags} | {
+            "files": files
+        }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(tmp_path_factory.mktemp("working-directory"))
+        return World(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def no_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world: World) -> None:
+    seen = world.seen(world.ids(world.folder)["parent"])
+    assert seen["info"] == ("tiny", "FINISHED")
+    assert seen["params"]["objective.eps"] == "0.03"
+    assert seen["params"]["prune.densities"] == "[0.1]"
+    assert seen["params"]["environment.threads"] == "2"
+    assert seen["tags"]["robustprune"] == "0.1.0"
+    assert seen["files"] == ["recipe.yaml", "results.json"]
+    assert world.warnings == []
+
+
+def test_a_child_is_a_network_with_its_epochs_density_and_final_numbers(world: World) -> None:
+    ids = world.ids(world.folder)
+    child = world.client.get_run(ids["hydra-0.1"])
+    seen = world.seen(ids["hydra-0.1"])
+    assert child.data.tags["mlflow.parentRunId"] == ids["parent"]
+    assert seen["info"] == ("hydra-0.1", "FINISHED")
+    assert seen["params"] == {"pruner": "hydra", "density": "0.1"}
+    assert seen["metrics"]["prune/loss"] == [(0, 2.0), (1, 1.0), (2, 0.0)]
+    assert seen["metrics"]["density"] == [(0, 0.1)]
+    assert seen["metrics"]["final/turnover"] == [(0, 0.2)]
+    assert seen["files"] == ["m.safetensors"]
+
+
+def test_artifacts_lie_beside_the_store_and_not_where_one_stands(world: World) -> None:
+    files = {path.name for path in (world.runs / "mlartifacts").rglob("*") if path.is_file()}
+    assert files == {"m.safetensors", "recipe.yaml", "results.json"}
+
+
+def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -> None:
+    folder = world.runs / "tiny" / "resumed"
+    first = world.tracker(folder)
+    first.start("tiny", params={"a": 1}, tags={})
+    first.network("dense", params={"density": 1.0}, tags={})
+    for epoch in range(3):
+        first.metrics("dense", {"pretrain/loss": 3.0 - epoch}, step=epoch)
+    first.finish("dense", "KILLED")
+    first.close(timeout=60)
+    ids = world.ids(folder)
+    assert world.seen(ids["dense"])["info"][1] == "KILLED"
+
+    second = world.tracker(folder)
+    second.start("tiny", params={"a": 2, "b": 3}, tags={})
+    second.network("dense", params={"density": 1.0}, tags={})
+    for epoch in range(2, 5):
+        second.metrics("dense", {"pretrain/loss": 9.0}, step=epoch)
+    second.close(timeout=60)
+    seen = world.seen(ids["dense"])
+    assert world.ids(folder) == ids
+    assert seen["info"][1] == "RUNNING"
+    assert seen["metrics"]["pretrain/loss"] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 9.0), (4, 9.0)]
+    assert seen["metrics"]["density"] == [(0, 1.0)]
+    assert world.seen(ids["parent"])["params"] == {"a": "1", "b": "3"}
+    assert world.warnings == []
+
+
+@pytest.mark.parametrize("how", ["unknown", "deleted"])
+def test_runs_that_the_store_does_not_have_are_made_anew(world: World, how: str) -> None:
+    folder = world.runs / "tiny" / how
+    state = folder / "state" / "mlflow.json"
+    if how == "unknown":
+        state.parent.mkdir(parents=True)
+        old = {"parent": "0" * 32, "dense": "1" * 32}
+        document = {"parent": old["parent"], "networks": {"dense": old["dense"]}}
+        state.write_text(json.dumps(document))
+    else:
+        import_run(write_folder(folder), options=world.options, runs=world.runs)
+        old = world.ids(folder)
+        world.client.delete_run(old["parent"])
+    tracker = world.tracker(folder)
+    tracker.start("tiny", params={}, tags={})
+    tracker.network("dense", params={}, tags={})
+    tracker.close(timeout=60)
+    new = world.ids(folder)
+    assert set(new) == {"parent", "dense"}
+    assert not set(new.values()) & set(old.values())
+    assert world.warnings == []
+
+
+def test_an_imported_run_equals_the_one_tracked_live_and_imports_once(world: World) -> None:
+    folder = world.runs / "tiny" / "imported"
+    shutil.copytree(world.folder, folder, ignore=shutil.ignore_patterns("state"))
+    parent = import_run(folder, options=world.options)
+    live, imported = world.ids(world.folder), world.ids(folder)
+    assert parent == imported["parent"]
+    assert live.keys() == imported.keys()
+    for name in live:
+        assert world.seen(imported[name]) == world.seen(live[name])
+        assert imported[name] != live[name]
+    assert import_run(folder, options=world.options) == parent
+    assert world.seen(imported["hydra-0.1"]) == world.seen(live["hydra-0.1"])
+
+
+def test_a_missing_artifact_is_told_and_the_rest_goes_on(world: World) -> None:
+    warnings: list[str] = []
+    folder = world.runs / "tiny" / "missing"
+    tracker = Tracker(options=world.options, folder=folder, runs=world.runs, warn=warnings.append)
+    tracker.start("tiny", params={}, tags={})
+    tracker.artifact(None, folder / "nothing.png")
+    tracker.metrics(None, {"x": 1.0})
+    tracker.close(timeout=60)
+    assert len(warnings) == 1
+    assert "nothing.png" in warnings[0]
+    assert world.client.get_run(world.ids(folder)["parent"]).data.metrics == {"x": 1.0}
+
+
+def test_metrics_outlive_artifacts_that_cannot_be_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("no right to write")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    warnings: list[str] = []
+    folder = write_folder(world.runs / "tiny" / "no-artifacts")
+    tracker = Tracker(options=world.options, folder=folder, runs=world.runs, warn=warnings.append)
+    track(tracker, folder)
+    tracker.close(timeout=60)
+    assert len(warnings) == 1
+    assert "without artifacts: no right to write" in warnings[0]
+    assert world.seen(world.ids(folder)["dense"])["info"] == ("dense", "FINISHED")
