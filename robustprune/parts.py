@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler
 
 from robustprune.arithmetic import numbers
 from robustprune.errors import InvalidError, Place, Problem, UsageError, nearest
+from robustprune.families import family
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -63,7 +64,7 @@ class PartOf:
     """Marks a field that holds a part of a family: ``Annotated[Part, PartOf("objectives")]``.
 
     Attributes:
-        family: the registry's name, a key of `robustprune.registry.FAMILIES`.
+        family: the registry's name, a key of `robustprune.families.FAMILIES`.
         default: the part to use when a recipe names none, as it would be written there.
     """
 
@@ -167,8 +168,6 @@ def _value(hint: Any, value: Any, place: Place, problems: list[Problem]) -> Any:
 
 
 def _part(mark: PartOf, value: Any, place: Place, problems: list[Problem]) -> Any:
-    from robustprune.registry import family
-
     registry = family(mark.family)
     if isinstance(value, registry.base):
         return value

@@ -17,23 +17,12 @@ from robustprune.parts import Part, build
 P = TypeVar("P", bound=Part)
 Q = TypeVar("Q", bound=Part)
 
-FAMILIES = {
-    "objectives": "robustprune.objectives",
-    "pruners": "robustprune.pruners",
-    "allocations": "robustprune.masking.allocations",
-    "evaluators": "robustprune.evaluators",
-    "datasets": "robustprune.datasets",
-    "optimizers": "robustprune.training.optimizers",
-    "schedules": "robustprune.training.schedules",
-}
-"""The registries' names, and the package that is each."""
-
 
 class Registry(Generic[P]):
     """The parts of one family by name.
 
     Args:
-        family: plural, as in `FAMILIES`.
+        family: plural, as in `robustprune.families`.
         base: the class every part of the family extends.
         modules: the family's own modules, full names; each registers its parts when imported.
     """
@@ -108,15 +97,3 @@ class Registry(Generic[P]):
             self._loaded = True
             for module in self._modules:
                 importlib.import_module(module)
-
-
-def family(name: str) -> Registry[Any]:
-    """The registry of a family, its package imported.
-
-    Raises:
-        UsageError: no such family.
-    """
-    if name not in FAMILIES:
-        raise UsageError(f"unknown family '{name}'.{nearest(name, FAMILIES)}")
-    registry: Registry[Any] = importlib.import_module(FAMILIES[name]).registry
-    return registry

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from robustprune.errors import UsageError, nearest
-from robustprune.models.catalogue import BACKBONES
+from robustprune.models.catalogue import BACKBONES, backbones
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -27,6 +27,13 @@ _CONSTRUCTOR_ERRORS = (
     *(AttributeError, LookupError, ArithmeticError),
 )
 """What timm's constructors raise about a wrong argument, depending on who wrote them."""
+
+
+def model_names() -> list[str]:
+    """Every name that can be created: ours first, then timm's. Imports timm."""
+    import timm
+
+    return [*backbones(), *(name for name in timm.list_models() if name not in BACKBONES)]
 
 
 def check_name(name: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustprune.artifacts.dense import read_model, save_model
 from robustprune.datasets import Splits
+from robustprune.errors import InterruptedRun
 from robustprune.files import write_json
 from robustprune.masking import prunable_layers
 from robustprune.pipeline import results
@@ -111,7 +112,7 @@ class _Run:
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
-            raise
+            raise InterruptedRun(self.folder.path) from None
         finally:
             for path in (self.folder.path / "recipe.yaml", self.folder.results):
                 self.tracker.artifact(None, path)

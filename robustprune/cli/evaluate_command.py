@@ -1,0 +1,50 @@
+"""``robustprune evaluate``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from robustprune.errors import UsageError
+from robustprune.tracking import Console
+
+
+def command(arguments: Namespace) -> None:
+    """Judge a saved network and print its accuracies."""
+    from robustprune.artifacts.dense import read_model
+    from robustprune.files import write_json
+    from robustprune.pipeline.evaluation import evaluate, parts_of
+
+    console = Console()
+    saved = read_model(arguments.model)
+    data, evaluators = parts_of(
+        saved.metadata,
+        data=arguments.data,
+        root=arguments.root,
+        evaluators=[evaluator_document(text) for text in arguments.evaluator],
+        samples=arguments.samples,
+    )
+    metrics = evaluate(saved, data, evaluators, seed=arguments.seed, console=console)
+    names = [name for name in metrics if f"{name}_n" in metrics]
+    rows = [[name, *_cells(metrics, name)] for name in names]
+    console.table(str(arguments.model), ["metric", "accuracy %", "95 % interval", "images"], rows)
+    if arguments.json:
+        write_json(arguments.json, {"model": str(arguments.model), "metrics": metrics})
+
+
+def evaluator_document(text: str) -> dict[str, Any]:
+    """``pgd:eps=8/255,steps=20`` as a recipe would write it."""
+    name, _, options = text.partition(":")
+    document: dict[str, Any] = {"name": name}
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UsageError(f"--evaluator {text}: expected NAME:KEY=VALUE,…; '{option}' has no =.")
+        document[key.strip()] = value.strip()
+    return document
+
+
+def _cells(metrics: dict[str, Any], name: str) -> list[str]:
+    low, high = metrics[f"{name}_interval"]
+    accuracy = f"{100 * metrics[name]:.1f}"
+    return [accuracy, f"{100 * low:.1f} to {100 * high:.1f}", str(metrics[f"{name}_n"])]

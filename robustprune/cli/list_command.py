@@ -1,0 +1,95 @@
+"""``robustprune list``."""
+
+from __future__ import annotations
+
+import typing
+from argparse import Namespace
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from robustprune.errors import InvalidError, UsageError, nearest
+from robustprune.families import FAMILIES, family
+from robustprune.parts import Part
+from robustprune.tracking import Console
+
+
+def command(arguments: Namespace) -> None:
+    """Print families, or the parts of one and their options."""
+    if arguments.recipe is not None:
+        _imports(arguments)
+    console = Console()
+    choices = [*FAMILIES, "models"]
+    if arguments.family is None:
+        for name in FAMILIES:
+            console.info(f"{name}: {', '.join(family(name).names())}")
+        console.info("models: `robustprune list models`")
+    elif arguments.family == "models":
+        _models(console, arguments.pattern)
+    elif arguments.family in FAMILIES:
+        registry = family(arguments.family)
+        for name in registry.names():
+            if arguments.pattern in name:
+                _part(console, name, registry.get(name))
+    else:
+        hint = nearest(arguments.family, choices)
+        raise UsageError(f"there is no family '{arguments.family}'.{hint}")
+
+
+def _imports(arguments: Namespace) -> None:
+    from robustprune.recipe.document import Document
+    from robustprune.recipe.imports import run_imports
+
+    document = Document.read(arguments.recipe)
+    problems = run_imports(document.values.get("imports"), arguments.recipe.parent)
+    if problems:
+        raise InvalidError(document.located(problems))
+
+
+def _part(console: Console, name: str, part: type[Part]) -> None:
+    console.info(f"{name}: {_summary(part)}")
+    for key, field in part.model_fields.items():
+        text = " ".join((field.description or "").split())
+        console.info(f"    {key} ({_kind(field)}){_default(field)}: {text}")
+
+
+def _summary(part: type[Part]) -> str:
+    return (part.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").replace("    ", "")
+
+
+def _kind(field: FieldInfo) -> str:
+    def name(hint: Any) -> str:
+        if typing.get_origin(hint) is typing.Literal:
+            return " | ".join(map(str, typing.get_args(hint)))
+        if hint is type(None):
+            return "nothing"
+        args = typing.get_args(hint)
+        if typing.get_origin(hint) is typing.Annotated:
+            return name(args[0])
+        if args and typing.get_origin(hint) not in (list, tuple, dict):
+            return " or ".join(map(name, args))
+        return hint.__name__.lower() if isinstance(hint, type) and not args else str(hint)
+
+    return name(field.annotation)
+
+
+def _default(field: FieldInfo) -> str:
+    marks = [mark.default for mark in field.metadata if hasattr(mark, "family")]
+    if marks and marks[0] is not None:
+        return f" = {marks[0]['name']}"
+    if field.is_required():
+        return ", required"
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return ""
+    return f" = {default:.6g}" if isinstance(default, float) else f" = {default}"
+
+
+def _models(console: Console, pattern: str) -> None:
+    from robustprune.models import model_names
+
+    names = [name for name in model_names() if pattern in name]
+    if not names:
+        raise UsageError(f"no model's name contains '{pattern}'.{nearest(pattern, model_names())}")
+    for name in names:
+        console.info(name)

@@ -1,0 +1,87 @@
+"""Judging a network that was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustprune.families import family
+from robustprune.parts import Part
+from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.judge import judge
+from robustprune.recipe import ComputeOptions
+
+if TYPE_CHECKING:
+    from robustprune.artifacts.dense import SavedModel
+    from robustprune.tracking import Console
+
+
+def parts_of(
+    metadata: dict[str, Any],
+    *,
+    data: str | None = None,
+    root: Path | None = None,
+    evaluators: Sequence[dict[str, Any]] = (),
+    samples: int | None = None,
+) -> tuple[Part, list[Part]]:
+    """The dataset and the evaluators: as the network's recipe had them, or as asked for.
+
+    Args:
+        metadata: the model file's.
+        data: another dataset's name.
+        root: where the dataset's files are.
+        evaluators: as recipes write them; the recipe's own if empty.
+        samples: judge only so many images.
+
+    Raises:
+        UsageError: an unknown name or a wrong option.
+    """
+    source = {"name": data} if data else dict(metadata.get("data") or {"name": ""})
+    if root is not None:
+        source["root"] = root
+    documents = [dict(d) for d in evaluators or metadata.get("evaluate") or [{"name": "clean"}]]
+    if samples is not None:
+        documents = [{**document, "samples": samples} for document in documents]
+    return _create("datasets", source), [_create("evaluators", d) for d in documents]
+
+
+def evaluate(
+    saved: SavedModel,
+    data: Part,
+    evaluators: Sequence[Part],
+    *,
+    seed: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Each evaluator's metrics; the same as the run's if nothing differs from it.
+
+    Args:
+        saved: the network.
+        data: a dataset.
+        evaluators: what to judge by.
+        seed: the one of the network's recipe if None.
+        console: shows bars.
+    """
+    seed = int(saved.metadata.get("seed", 0)) if seed is None else seed
+    splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
+    metrics: dict[str, Any] = {}
+    with Compute(ComputeOptions()) as compute:
+        model = compute.placed(saved.model)
+        for evaluator in evaluators:
+            metrics |= judge(
+                evaluator,  # type: ignore[arg-type]
+                model,
+                splits.test,
+                network=str(saved.metadata.get("network", "")),
+                seed=seed,
+                device=compute.device,
+                console=console,
+            )
+    return metrics
+
+
+def _create(name: str, document: dict[str, Any]) -> Part:
+    fields = {key: value for key, value in document.items() if key != "name"}
+    part: Part = family(name).create(document["name"], **fields)
+    return part

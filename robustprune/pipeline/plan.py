@@ -1,0 +1,102 @@
+"""What a recipe would do, found out without training."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustprune.masking import prunable_layers
+from robustprune.seeding import fork
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustprune.datasets import Splits
+    from robustprune.pruners import Pruner
+    from robustprune.recipe import PhaseOptions, Recipe
+
+Table = tuple[list[str], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with its data read and its network built."""
+
+    recipe: Recipe
+    data: Splits
+    model: nn.Module
+
+    def kept(self) -> Table:
+        """Weights kept in each layer, a column for each pruned network.
+
+        An allocation that follows the scores is shown for the untrained network.
+        """
+        layers = prunable_layers(self.model)
+        columns = {name: self._counts(method, density) for name, method, density in self._pruned()}
+        rows = [
+            [name, "×".join(map(str, layer.weight.shape)), f"{layer.weight.numel():,}"]
+            + [f"{counts[name]:,}" for counts in columns.values()]
+            for name, layer in layers.items()
+        ]
+        total = sum(layer.weight.numel() for layer in layers.values())
+        sums = [f"{sum(counts.values()):,}" for counts in columns.values()]
+        rows.append(["all", "", f"{total:,}", *sums])
+        return ["layer", "shape", "dense", *columns], rows
+
+    def steps(self) -> Table:
+        """Optimizer steps of each network's phases."""
+        recipe = self.recipe
+        pretrain = ["dense", "pretrain", *self._cost(recipe.pretrain)]
+        rows = [pretrain]
+        for name, method, _ in self._pruned():
+            if method.learns and recipe.prune is not None:
+                rows.append([name, "prune", *self._cost(recipe.prune)])
+            if recipe.finetune is not None:
+                rows.append([name, "finetune", *self._cost(recipe.finetune)])
+        total = sum(int(row[-1].replace(",", "")) for row in rows)
+        rows.append(["all", "", "", "", f"{total:,}"])
+        return ["network", "phase", "epochs", "steps an epoch", "steps"], rows
+
+    def paths(self) -> list[str]:
+        """What a run would write, the run's id left open."""
+        folder = Path("runs") / self.recipe.name / "<id>"
+        networks = ["dense", *(name for name, _, _ in self._pruned())]
+        files = ["recipe.yaml", "results.json"]
+        files += [f"{n}/{file}" for n in networks for file in ("model.safetensors", "history.json")]
+        tracking = self.recipe.tracking
+        store = [f"MLflow: {tracking.uri or 'runs/mlflow.db'}, experiment '{tracking.experiment}'"]
+        return [str(folder / file) for file in files] + (store if tracking.enabled else [])
+
+    def _pruned(self) -> list[tuple[str, Pruner, float]]:
+        prune = self.recipe.prune
+        if prune is None:
+            return []
+        methods: list[Pruner] = prune.methods  # type: ignore[assignment]
+        return [(m.network(d), m, d) for m in methods for d in prune.densities]
+
+    def _counts(self, method: Pruner, density: float) -> dict[str, int]:
+        with fork(self.recipe.seed, "plan"):
+            masked = method.attach(copy.deepcopy(self.model), density)
+        return {layer.name: layer.kept for layer in masked.report()}
+
+    def _cost(self, phase: PhaseOptions) -> list[str]:
+        assert self.data.train is not None
+        repeats = getattr(self.recipe.objective, "repeats", 1)
+        steps = self.data.train.steps(phase.batch_size) * repeats
+        return [str(phase.epochs), f"{steps:,}", f"{phase.epochs * steps:,}"]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Read the data and build the network of a recipe.
+
+    Raises:
+        UsageError: the data is missing or damaged, or the network does not fit it.
+    """
+    data: Splits = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
+    with fork(recipe.seed, "dense", "init"):
+        model = recipe.model.build(
+            num_classes=data.num_classes, in_chans=data.channels, image_size=data.image_size
+        )
+    return Plan(recipe, data, model)
