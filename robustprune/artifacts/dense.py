@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from robustprune.errors import UsageError
 from robustprune.files import replacing
 from robustprune.models import create_model
+from robustprune.seeding import fork
 
 KEY = "robustprune"
 MASK = "_mask"  # behind the parameter's name, as torch.nn.utils.prune has it
@@ -76,11 +77,16 @@ def read_model(path: Path) -> SavedModel:
     """
     metadata, tensors = _read(path)
     try:
-        model = create_model(**metadata["model"])
-    except (KeyError, TypeError) as error:
+        with fork(0, "read_model"):  # initial weights are drawn, and overwritten
+            model = create_model(**metadata["model"])
+    except UsageError:
+        raise
+    except Exception as error:  # of any constructor, about arguments that anybody may have written
         raise UsageError(f"{path} does not say which architecture it holds ({error}).") from None
-    masks = {n.removesuffix(MASK): t for n, t in tensors.items() if n.endswith(MASK)}
-    weights = {name: tensor for name, tensor in tensors.items() if not name.endswith(MASK)}
+    own = model.state_dict().keys()  # a network may have buffers called …_mask of its own
+    marked = [name for name in tensors if name.endswith(MASK) and name not in own]
+    masks = {name.removesuffix(MASK): tensors[name] for name in marked}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in marked}
     _check_fit(path, model, weights, masks)
     model.load_state_dict(weights)
     return SavedModel(model.eval(), masks, metadata)

@@ -61,14 +61,15 @@ def attach(
     layers = prunable_layers(model)
     if not layers:
         raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
-    masks = {}
+    if isinstance(allocation, str):
+        allocation = allocations.create(allocation)
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer, "weight"):
             raise UsageError(f"layer '{name}' is masked already: bake it before masking it again.")
+    masks = {}
+    for name, layer in layers.items():
         masks[name] = ScoreMask(init_scores(layer.weight, scores))
         parametrize.register_parametrization(layer, "weight", masks[name], unsafe=True)
-    if isinstance(allocation, str):
-        allocation = allocations.create(allocation)
     masked = MaskedModel(model, masks, density=density, allocation=allocation)
     masked.select()
     for mask in masks.values():
@@ -158,9 +159,12 @@ class MaskedModel:
             Each masked parameter's mask by the parameter's name (``conv1.weight``).
         """
         for layer in self._layers().values():
+            # deep copies share the class that torch made up, and removal takes the weight off it
+            made_up = type(layer)
+            layer.__class__ = type(made_up.__name__, made_up.__bases__, dict(vars(made_up)))
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             layer.weight.requires_grad_(True)
-        return {f"{name}.weight": mask.mask for name, mask in self.masks.items()}
+        return {f"{name}.weight".removeprefix("."): m.mask for name, m in self.masks.items()}
 
     def _layers(self) -> dict[str, nn.Module]:
         return {name: self.model.get_submodule(name) for name in self.masks}

@@ -25,7 +25,8 @@ def init_scores(weight: Tensor, name: ScoreInit) -> Tensor:
     """
     import torch
 
-    scores = _INITS[name](weight.detach())
+    # contiguous, so that random scores do not depend on the memory format
+    scores = _INITS[name](weight.detach().contiguous())
     return torch.empty_like(weight).copy_(scores)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustprune.errors import DivergedError
+
 
 def keep_largest(importance: Tensor, kept: int) -> Tensor:
     """A boolean mask of the ``kept`` largest entries of ``importance``.
@@ -18,7 +20,8 @@ def keep_largest(importance: Tensor, kept: int) -> Tensor:
         entries the one with the lower index in row-major order wins.
 
     Raises:
-        ValueError: ``kept`` is out of range, or ``importance`` holds NaN.
+        ValueError: ``kept`` is out of range.
+        DivergedError: ``importance`` holds NaN.
     """
     # reshape copies what is not contiguous, so indices are row-major whatever the memory format
     flat = importance.detach().reshape(-1)
@@ -26,14 +29,14 @@ def keep_largest(importance: Tensor, kept: int) -> Tensor:
         raise ValueError(f"cannot keep {kept} of {flat.numel()} entries")
     if kept == 0:
         return torch.zeros(importance.shape, dtype=torch.bool, device=importance.device)
+    if torch.isnan(flat.max()):  # max hands NaN on
+        raise DivergedError(
+            "scores hold NaN: they have diverged. Try a lower learning rate for them, in a new run."
+        )
     threshold = _kth_largest(flat, kept)
-    if torch.isnan(threshold):
-        raise ValueError("importance holds NaN: scores have diverged")
     mask = flat > threshold
     missing = kept - int(mask.sum())
     ties = (flat == threshold).nonzero().squeeze(1)
-    if len(ties) < missing:
-        raise ValueError("importance holds NaN: scores have diverged")
     mask[ties[:missing]] = True
     return mask.view(importance.shape)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.datasets import Splits
-from robustprune.errors import DivergedError
+from robustprune.errors import DivergedError, UsageError
 from robustprune.modes import eval_mode
 from robustprune.objectives import Loss, Objective
 from robustprune.seeding import derive, fork
@@ -88,7 +88,9 @@ class Trainer:
     def steps(self, phase: Phase) -> int:
         """Optimizer steps of a whole phase."""
         assert self.data.train is not None
-        steps = phase.epochs * self.data.train.steps(phase.batch_size) * self.objective.repeats
+        world = self.accelerator.num_processes
+        batches = self.data.train.steps(phase.batch_size, world=world)
+        steps = phase.epochs * batches * self.objective.repeats
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
@@ -97,6 +99,11 @@ class _PhaseRun:
         self.trainer, self.phase, self.model, self.path = trainer, phase, model, path
         self.total = trainer.steps(phase)
         self.objective = trainer.objective.fresh()
+        if phase.accumulate > 1 and self.objective.repeats > 1:
+            raise UsageError(
+                f"objective '{self.objective.registered_name}' takes several steps on a batch, "
+                f"which cannot be cut into {phase.accumulate} parts: use {phase.name}.accumulate=1."
+            )
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in phase.trainable:
@@ -106,10 +113,19 @@ class _PhaseRun:
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.state = PhaseState.load(path) or PhaseState()
         if self.state.epoch:
-            model.load_state_dict(self.state.model)
+            self._resume()
+            trainer.on_epoch(phase, self.state.history)
+
+    def _resume(self) -> None:
+        try:
+            self.model.load_state_dict(self.state.model)
             self.optimizer.load_state_dict(self.state.optimizer)
             self.objective.load_state_dict(self.state.objective)
-            trainer.on_epoch(phase, self.state.history)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"{self.path} is the state of another network or optimizer ({error}). "
+                "Delete it to train that phase again."
+            ) from None
 
     def run(self) -> list[dict[str, float]]:
         accelerator = self.trainer.accelerator
@@ -124,8 +140,12 @@ class _PhaseRun:
 
     def _epoch(self) -> None:
         metrics = self._train_epoch()
+        self.phase.settle()
         if self.trainer.data.validation is not None:
             metrics |= self._validate()
+        sound = all(bool(parameter.isfinite().all()) for parameter in self.phase.trainable)
+        if not sound or not math.isfinite(metrics.get("val_loss", 0.0)):
+            self._check(math.nan)  # the last step did it: its own loss was computed before
         metrics |= self.phase.watch()
         self._save(metrics)
         self.trainer.on_epoch(self.phase, self.state.history)
@@ -138,7 +158,9 @@ class _PhaseRun:
         meter = Meter()
         title = f"{phase.network} {phase.name} {epoch + 1}/{phase.epochs}"
         steps = min(
-            source.steps(phase.batch_size) * self.objective.repeats, self.total - self.state.step
+            source.steps(phase.batch_size, world=accelerator.num_processes)
+            * self.objective.repeats,
+            self.total - self.state.step,
         )
         names = (phase.network, phase.name, epoch)
         order = torch.Generator().manual_seed(derive(trainer.seed, *names, "data"))
@@ -163,8 +185,7 @@ class _PhaseRun:
         factor = self.phase.schedule(progress)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
-        with self.phase.materialised():
-            loss = self._backward(images, labels, progress, meter)
+        loss = self._backward(images, labels, progress, meter)
         self._check(loss)
         self.objective.after_backward()
         self.stepper.step()
@@ -184,7 +205,8 @@ class _PhaseRun:
         total = 0.0
         for number, (some, their) in enumerate(parts, start=1):
             share = len(some) / len(images)
-            with _synced(self.trainer.accelerator, self.module, last=number == len(parts)):
+            synced = _synced(self.trainer.accelerator, self.module, last=number == len(parts))
+            with synced, self.phase.materialised():  # a backward pass frees the masks' graph
                 loss: Loss = self.module(some, their, progress)
                 self.trainer.accelerator.backward(loss.total * share)
             value = float(loss.total.detach())

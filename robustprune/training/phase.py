@@ -35,6 +35,8 @@ class Phase:
         trainable: the tensors that move.
         frozen: modules that stay in eval mode (norm layers whose statistics must not move).
         materialised: opened around each step and each validation.
+        settle: called after the last step of an epoch, before the network is judged and saved:
+            masks are renewed from the scores that the step left.
         watch: numbers to note after each epoch, e.g. the turnover.
     """
 
@@ -49,6 +51,7 @@ class Phase:
     trainable: Sequence[nn.Parameter]
     frozen: Sequence[nn.Module] = ()
     materialised: Callable[[], AbstractContextManager[None]] = nullcontext
+    settle: Callable[[], None] = lambda: None
     watch: Callable[[], dict[str, float]] = field(default=dict)
 
 

@@ -65,7 +65,6 @@ def test_noise_that_leaves_the_pixel_range_is_clipped():
     assert loss.total.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-@pytest.mark.xfail(reason="torch 2.14's clamp has no gradient at its bounds", strict=True)
 def test_noise_moves_saturated_pixels_inward():
     model, labels = linear(), torch.tensor([0])
     objective = create("free", eps=EPS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from robustprune.training.optimizers import register
 from robustprune.training.optimizers.base import OptimizerPart
@@ -55,6 +55,13 @@ class _Adam(_TorchOptimizer):
     """Decay of the running mean and of the running square, each in [0, 1)."""
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator."""
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be in [0, 1); got {list(betas)}.")
+        return betas
 
 
 @register("adam")

@@ -1,0 +1,36 @@
+import struct
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.masking import attach
+from robustprune.models import create_model
+
+DIGITS = {"name": "cnn_digits", "num_classes": 10, "in_chans": 1, "image_size": 8}
+ARCHITECTURES = {
+    "cnn_digits": DIGITS,
+    "cnn_small_bn": {"name": "cnn_small_bn", "num_classes": 10, "in_chans": 3, "image_size": 32},
+    "a timm network": {"name": "test_resnet", "num_classes": 4, "in_chans": 3},
+    "normalised": {**DIGITS, "mean": [0.5], "std": [0.25]},
+}
+
+
+def pruned(architecture: dict = DIGITS, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
+    torch.manual_seed(seed)
+    model = create_model(**architecture)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+    masks = attach(model, density=0.1).bake()
+    return model.eval(), masks
+
+
+def document(architecture: dict = DIGITS) -> dict:
+    return {"model": architecture, "pruner": {"name": "hydra"}, "density": 0.1, "turnover": 0.25}
+
+
+def header(path: Path) -> bytes:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return data[8 : 8 + length]

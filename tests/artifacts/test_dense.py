@@ -1,0 +1,131 @@
+import copy
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robustprune
+from robustprune.artifacts.dense import KEY, load_model, read_metadata, read_model, save_model
+from robustprune.masking import attach
+from robustprune.models import create_model
+from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, header, pruned
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_a_network_comes_back_to_the_bit(tmp_path, architecture):
+    model, masks = pruned(architecture)
+    file = tmp_path / "deep" / "model.safetensors"
+    save_model(file, model, masks=masks, metadata=document(architecture))
+    saved = read_model(file)
+    assert saved.metadata == read_metadata(file) == document(architecture)
+    assert saved.masks.keys() == masks.keys()
+    assert all(torch.equal(saved.masks[name], masks[name]) for name in masks)
+    before, after = model.state_dict(), saved.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    size = architecture.get("image_size", 32)
+    images = torch.rand(2, architecture["in_chans"], size, size)
+    assert torch.equal(saved.model(images), model(images))
+    assert not any(module.training for module in saved.model.modules())
+
+
+def test_a_dense_network_has_no_masks(tmp_path):
+    model = create_model(**DIGITS)
+    save_model(tmp_path / "dense.safetensors", model, masks={}, metadata=document())
+    assert read_model(tmp_path / "dense.safetensors").masks == {}
+
+
+def test_load_model_is_the_packages_front_door(path):
+    assert robustprune.load_model is load_model
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(robustprune.load_model(str(path))(images), pruned()[0](images))
+
+
+def test_channels_last_networks_are_written_as_contiguous_ones(tmp_path, path):
+    model, masks = pruned()
+    model = model.to(memory_format=torch.channels_last)
+    masks = {
+        name: mask.to(memory_format=torch.channels_last) if mask.dim() == 4 else mask
+        for name, mask in masks.items()
+    }
+    save_model(tmp_path / "turned.safetensors", model, masks=masks, metadata=document())
+    assert (tmp_path / "turned.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_equal_content_is_an_equal_file_whatever_order_it_was_given_in(tmp_path, path):
+    model, masks = pruned()
+    backwards = dict(reversed(masks.items()))
+    turned = dict(reversed(document().items()))
+    save_model(tmp_path / "again.safetensors", model, masks=backwards, metadata=turned)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    other, _ = pruned(seed=1)
+    save_model(tmp_path / "other.safetensors", other, masks={}, metadata=document())
+    assert (tmp_path / "other.safetensors").read_bytes() != path.read_bytes()
+
+
+def test_a_file_read_and_written_again_is_the_same_file(tmp_path, path):
+    saved = read_model(path)
+    again = tmp_path / "again.safetensors"
+    save_model(again, saved.model, masks=saved.masks, metadata=saved.metadata)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_metadata_is_one_key_of_sorted_json_and_nothing_of_our_own(path):
+    found = json.loads(header(path))["__metadata__"]
+    assert found == {KEY: json.dumps(document(), sort_keys=True)}
+    assert str(path.parent).encode() not in path.read_bytes()
+
+
+def test_saving_is_whole_or_not_at_all(path):
+    before = path.read_bytes()
+    model, masks = pruned(seed=1)
+    with pytest.raises(ValueError, match="JSON"):
+        save_model(path, model, masks=masks, metadata={"turnover": float("nan")})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_save_that_fails_halfway_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full_disk(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("robustprune.artifacts.dense.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_model(path, pruned(seed=1)[0], masks={}, metadata=document())
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_reading_draws_nothing_from_the_global_generators(path):
+    python, arrays, tensors = random.getstate(), np.random.get_state()[1], torch.get_rng_state()
+    load_model(path)
+    assert random.getstate() == python
+    assert np.array_equal(np.random.get_state()[1], arrays)
+    assert torch.equal(torch.get_rng_state(), tensors)
+
+
+def test_a_network_with_a_mask_of_its_own_is_not_taken_for_a_pruned_one(tmp_path, monkeypatch):
+    class Masked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("attn_mask", torch.tensor([1.0, 0.0]))
+
+    model = Masked()
+    monkeypatch.setattr("robustprune.artifacts.dense.create_model", lambda **_: Masked())
+    masks = attach(model, density=0.5).bake()
+    file = tmp_path / "model.safetensors"
+    save_model(file, model, masks=masks, metadata=document())
+    saved = read_model(file)
+    assert set(saved.masks) == {"weight"}
+    assert torch.equal(saved.model.attn_mask, model.attn_mask)
+
+
+def test_a_copy_of_a_loaded_network_can_be_masked(path):
+    assert attach(copy.deepcopy(load_model(path)), density=0.05).kept > 0
