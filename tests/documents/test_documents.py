@@ -1,0 +1,163 @@
+"""What README.md and CONTRIBUTING.md show: examples run, recipes validate, links resolve."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import robustprune as rp
+from robustprune.cli.parser import parser
+from robustprune.families import FAMILIES, family
+
+from .markdown import BLOCK, DOCUMENTS, ROOT, blocks, recipes, snippets, text
+
+LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
+
+
+def quickstart() -> dict[str, Any]:
+    """The recipe of the demo, cut until it takes a second."""
+    recipe: dict[str, Any] = yaml.safe_load((ROOT / "recipes/quickstart.yaml").read_text())
+    recipe["data"] |= {"subset": 100}
+    for phase in ("pretrain", "prune", "finetune"):
+        recipe[phase] |= {"epochs": 1}
+    recipe["prune"] |= {"densities": [0.5]}
+    recipe["evaluate"] = [{"name": "pgd", "eps": 0.1, "steps": 1, "samples": 50}]
+    return recipe | {"compute": {"device": "cpu", "threads": 1}, "tracking": {"enabled": False}}
+
+
+def merged(recipe: Any, more: Any) -> Any:
+    """``more`` put into ``recipe``: lists grow, and another part takes the place of one."""
+    if isinstance(recipe, list):
+        return recipe + more
+    if not isinstance(recipe, dict) or recipe.get("name") != more.get("name", recipe.get("name")):
+        return more
+    keys = recipe | more
+    return {
+        key: merged(recipe[key], more[key]) if key in recipe and key in more else keys[key]
+        for key in keys
+    }
+
+
+def write(path: Path, recipe: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_example_trains_prunes_and_judges_in_one_recipe(document: str, workshop: Path):
+    recipe = quickstart()
+    for snippet in snippets(document):
+        recipe = merged(recipe, snippet)
+    named = {block.file for block in blocks(document, "python") if block.file}
+    assert named == set(recipe["imports"])
+
+    result = rp.run(write(workshop / "mine.yaml", recipe), max_steps=1, out=workshop / "out")
+
+    resolved = yaml.safe_load((workshop / "out" / "recipe.yaml").read_text())
+    for section in ("data", "model", "objective"):
+        assert resolved[section]["name"] == recipe[section]["name"]
+    methods = [m if isinstance(m, str) else m["label"] for m in recipe["prune"]["methods"]]
+    assert [entry["name"] for entry in result.networks] == ["dense"] + [f"{m}-0.5" for m in methods]
+    for entry in result.networks:
+        assert set(entry["metrics"]) >= {evaluator["name"] for evaluator in recipe["evaluate"]}
+        rp.load_model(result.folder / entry["model"])
+
+
+def test_contributing_has_an_example_of_every_family():
+    found = {name for block in blocks("CONTRIBUTING.md", "python") for name in FAMILIES
+             if f"@rp.{name}.register(" in block.text}  # fmt: skip
+    assert found == set(FAMILIES)
+
+
+def test_python_of_the_readme_runs_as_it_stands(workshop: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = quickstart()
+    write(workshop / "recipes/quickstart.yaml", recipe)
+    shown = [block.text for block in blocks("README.md", "python") if not block.file]
+    namespace: dict[str, Any] = {}
+    for code in shown:
+        exec(compile(code, "README.md", "exec"), namespace)
+
+    result = namespace["result"]
+    assert f"\n{result.network('hydra-0.05')['metrics']['pgd']}\n" in capsys.readouterr().out
+    assert namespace["masked"].kept / namespace["masked"].prunable == pytest.approx(0.1, abs=1e-4)
+    (entry,) = [json.loads(block.text) for block in blocks("README.md", "json")]
+    written = result.network("hydra-0.05")
+    assert entry.keys() == written.keys()
+    assert {key.partition("_")[2] for key in entry["metrics"]} == {"", "n", "interval"}
+    files = {path.name for path in result.folder.iterdir()}
+    assert files == {"recipe.yaml", "results.json", "state", "dense", "hydra-0.05",
+                     "magnitude-0.05"}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting all_conv")  # timm forgets no model
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_recipe_validates(document: str, workshop: Path):
+    shown = recipes(document)
+    assert shown
+    for number, recipe in enumerate(shown):
+        whole = recipe if "name" in recipe else merged(quickstart(), recipe)
+        rp.load_recipe(write(workshop / f"{number}.yaml", whole))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_relative_links_resolve(document: str):
+    for path, anchor in LINK.findall(text(document)):
+        target = ROOT / (path or document)
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor[1:] in [
+                re.sub(r"[^\w-]", "", h.lower().replace(" ", "-")) for h in headings
+            ]
+
+
+def commands(document: str) -> list[str]:
+    shown = [line for block in blocks(document, "console") for line in block.text.splitlines()]
+    prose = re.sub(BLOCK, "", text(document))
+    return shown + re.findall(r"`((?:robustprune|make) [^`]+)`", prose)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_exist_with_their_options(document: str):
+    targets = set(re.findall(r"^(\w+):", text("Makefile"), re.MULTILINE))
+    checked = 0
+    for line in commands(document):
+        program, *words = shlex.split(line.partition(" > ")[0], comments=True)
+        if program == "make":
+            assert words[0] in targets, line
+        elif program == "robustprune":
+            arguments = parser().parse_args(words)
+            assert callable(arguments.run), line
+            assert importlib.import_module(f"robustprune.cli.{words[0]}_command").command
+            recipe = getattr(arguments, "recipe", None)
+            if recipe is not None and recipe.parts[0] == "recipes":
+                rp.load_recipe(ROOT / recipe, getattr(arguments, "overrides", []))
+        checked += program in ("make", "robustprune")
+    assert checked >= 3
+
+
+def test_table_of_parts_is_complete():
+    rows = dict(re.findall(r"^\| (\w+) \| (`.*`) \|$", text("README.md"), re.MULTILINE))
+    assert rows.keys() == FAMILIES.keys()
+    for name, cell in rows.items():
+        registry = family(name)
+        ours = [
+            n for n in registry.names() if registry.get(n).__module__.startswith("robustprune.")
+        ]
+        assert re.findall(r"`(\w+)`", cell) == ours, name
+
+
+def test_floors_are_those_of_the_contract():
+    (diagram,) = blocks("CONTRIBUTING.md", "text")
+    contract = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    floors = [layer.replace("robustprune.", "") for layer in contract["layers"]]
+    assert diagram.text.splitlines() == floors
