@@ -9,7 +9,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-_ARITHMETIC = re.compile(r"[\s\d.eE+\-*/()_]*\d[\s\d.eE+\-*/()_]*")
+PATTERN = r"^[\s\d.eE+\-*/()_]*\d[\s\d.eE+\-*/()_]*$"
+"""What arithmetic looks like, as a regular expression that JSON Schema knows too."""
+
+_ARITHMETIC = re.compile(PATTERN)
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -20,17 +23,20 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
+_DATE = re.compile(r"\s*\d{4}-\d\d?-\d\d?\s*")
+_LARGEST = 2**63 - 1
 
 
 def number(text: str) -> int | float | None:
     """The value of an arithmetic expression, or None if ``text`` is none.
 
-    Only numbers, ``+ - * /`` and parentheses are understood; nothing is executed.
+    Only numbers, ``+ - * /`` and parentheses are understood; nothing is executed. A date such as
+    ``2024-10-11`` is none.
 
     Raises:
-        ValueError: the expression divides by zero or its value is not finite.
+        ValueError: the expression divides by zero, or its value is not finite or too large.
     """
-    if len(text) > 100 or not _ARITHMETIC.fullmatch(text):
+    if len(text) > 100 or not _ARITHMETIC.fullmatch(text) or _DATE.fullmatch(text):
         return None
     try:
         value = _value(ast.parse(text.strip(), mode="eval").body)
@@ -40,11 +46,16 @@ def number(text: str) -> int | float | None:
         raise ValueError(f"'{text}' divides by zero") from None
     if not math.isfinite(value):
         raise ValueError(f"'{text}' is not a finite number")
+    _check_size(value)
     return value
 
 
 def numbers(value: Any) -> Any:
-    """``value`` with every arithmetic string in it, however deep, turned into its number."""
+    """``value`` with every arithmetic string in it, however deep, turned into its number.
+
+    Raises:
+        ValueError: see `number`; whole numbers are bounded wherever they stand.
+    """
     if isinstance(value, str):
         parsed = number(value)
         return value if parsed is None else parsed
@@ -52,7 +63,14 @@ def numbers(value: Any) -> Any:
         return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [numbers(item) for item in value]
+    _check_size(value)
     return value
+
+
+def _check_size(value: Any) -> None:
+    """Refuse a whole number that no 64-bit integer holds."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError("whole numbers go up to 2^63 - 1 = 9223372036854775807, got a larger one")
 
 
 def _value(node: ast.expr) -> int | float:

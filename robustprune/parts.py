@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler
+from pydantic.fields import FieldInfo
 
 from robustprune.arithmetic import numbers
 from robustprune.errors import InvalidError, Place, Problem, UsageError, nearest
 from robustprune.families import family
+from robustprune.sentences import keys_of, no_list, sentence, shown, unknown_key
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -90,10 +92,7 @@ def build(schema: type[Model], data: Any, place: Place = ()) -> Model:
 
 def _part_fields(schema: type[BaseModel]) -> dict[str, PartOf]:
     return {
-        key: mark
-        for key, field in schema.model_fields.items()
-        for mark in field.metadata
-        if isinstance(mark, PartOf)
+        key: mark for key, field in schema.model_fields.items() for mark in _marks(field.metadata)
     }
 
 
@@ -105,59 +104,78 @@ def _create(mark: PartOf, value: Mapping[str, Any] | str) -> Any:
     return part
 
 
-_BAD = object()  # stands for a value whose problems are noted already
+class _Bad:
+    def __repr__(self) -> str:
+        return "…"
+
+
+_BAD = _Bad()  # stands for a value whose problems are noted already
 
 
 def _model(schema: type[BaseModel], data: Any, place: Place, problems: list[Problem]) -> Any:
     if isinstance(data, schema):
         return data
+    fields = schema.model_fields
+    if isinstance(data, str) and "name" in fields:
+        data = {"name": data}  # short, as for parts: `model: resnet18`
     if not isinstance(data, Mapping):
-        keys = ", ".join(schema.model_fields)
-        problems.append(Problem(place, f"expected a mapping with the keys {keys}; got {data!r}."))
+        message = f"expected a mapping with the keys {', '.join(fields)}; got {shown(data)}."
+        problems.append(Problem(place, message))
         return _BAD
     before = len(problems)
-    clean: dict[str, Any] = {}
-    for key, field in schema.model_fields.items():
-        hint = (
-            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-        )
-        if key in data:
-            clean[key] = _value(hint, data[key], (*place, key), problems)
-    for key in data:
-        if key not in schema.model_fields:
-            hint_text = nearest(str(key), schema.model_fields)
-            problems.append(Problem((*place, key), f"unknown key '{key}'.{hint_text}"))
+    given = {key: field for key, field in fields.items() if key in data}
+    clean = {k: _value(_hint(f), data[k], (*place, k), problems) for k, f in given.items()}
+    unknown = [str(key) for key in data if key not in fields]
+    problems.extend(Problem((*place, key), unknown_key(key, schema)) for key in unknown)
     good = {key: value for key, value in clean.items() if value is not _BAD}
     try:
         built = schema.model_validate(good)
     except pydantic.ValidationError as error:
-        problems.extend(
-            Problem((*place, *detail["loc"]), _sentence(detail))
-            for detail in error.errors(include_url=False)
-            if clean.get(str(detail["loc"][0]) if detail["loc"] else "") is not _BAD
-        )
+        for detail in error.errors(include_url=False):
+            if not _noted(detail, clean, len(problems) > before):
+                problems.append(Problem((*place, *detail["loc"]), _fault(detail, fields)))
         return _BAD
     return built if len(problems) == before else _BAD
+
+
+def _noted(detail: Any, clean: Mapping[str, Any], others: bool) -> bool:
+    """Whether pydantic only says again what is a problem already, or follows from one."""
+    if not detail["loc"]:
+        return others  # what the whole model finds wrong, it may find in a default put for a _BAD
+    return detail["input"] is _BAD or clean.get(str(detail["loc"][0])) is _BAD
+
+
+def _fault(detail: Any, fields: Mapping[str, FieldInfo]) -> str:
+    """A sentence; with what the option is for where that helps to give one."""
+    field = fields.get(str(detail["loc"][0])) if len(detail["loc"]) == 1 else None
+    if field is None or detail["type"] not in ("missing", "string_pattern_mismatch"):
+        return sentence(detail)
+    about = " ".join((field.description or "").split())
+    if detail["type"] != "missing":
+        return f"{sentence(detail)} {about}".rstrip()
+    keys = ", ".join(keys_of(field.annotation))
+    choices = [name for mark in _marks(field.metadata) for name in family(mark.family).names()]
+    keys = f" Keys: {keys}." if keys else ""
+    return f"this key is required. {about}{nearest('', choices) if choices else keys}".rstrip()
 
 
 def _value(hint: Any, value: Any, place: Place, problems: list[Problem]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        marks = [mark for mark in args[1:] if isinstance(mark, PartOf)]
-        return (
-            _part(marks[0], value, place, problems)
-            if marks
-            else _value(args[0], value, place, problems)
-        )
+        for mark in _marks(args[1:]):
+            return _part(mark, value, place, problems)
+        return _value(args[0], value, place, problems)
     if origin in (typing.Union, types.UnionType) and type(None) in args:
         rest = [arg for arg in args if arg is not type(None)]
         if value is None:
             return None
         if len(rest) == 1:
             return _value(rest[0], value, place, problems)
-    if origin is list and isinstance(value, list | tuple):
-        items = [_value(args[0], v, (*place, i), problems) for i, v in enumerate(value)]
-        return _BAD if any(item is _BAD for item in items) else items
+    if origin in (list, tuple):
+        return _list([arg for arg in args if arg is not ...], value, place, problems)
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        entries = {k: _value(args[1], v, (*place, str(k)), problems) for k, v in value.items()}
+        return _BAD if any(entry is _BAD for entry in entries.values()) else entries
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return _model(hint, value, place, problems)
     try:
@@ -167,14 +185,29 @@ def _value(hint: Any, value: Any, place: Place, problems: list[Problem]) -> Any:
         return _BAD
 
 
+def _list(hints: Sequence[Any], value: Any, place: Place, problems: list[Problem]) -> Any:
+    if not isinstance(value, list | tuple):
+        problems.append(Problem(place, no_list(value)))
+        return _BAD
+    last = len(hints) - 1
+    return [
+        _value(hints[min(index, last)], item, (*place, index), problems)
+        for index, item in enumerate(value)
+    ]  # with a _BAD in it, so that the other items are validated all the same
+
+
 def _part(mark: PartOf, value: Any, place: Place, problems: list[Problem]) -> Any:
     registry = family(mark.family)
     if isinstance(value, registry.base):
         return value
     document = {"name": value} if isinstance(value, str) else value
-    if not isinstance(document, Mapping) or "name" not in document:
-        message = f"expected a name or {{name: …}}, got {value!r}.{nearest('', registry.names())}"
-        problems.append(Problem(place, message))
+    if mark.default is not None and isinstance(value, Mapping):
+        usual = registry.get(mark.default["name"])
+        if value.keys() <= usual.model_fields.keys():
+            document = {**mark.default, **value}  # the usual part: `optimizer: {lr: 0.01}`
+    if not isinstance(document, Mapping) or not isinstance(document.get("name"), str):
+        message = f"expected a name or {{name: …, option: …}}; got {shown(value)}."
+        problems.append(Problem(place, message + nearest("", registry.names())))
         return _BAD
     try:
         schema = registry.get(document["name"])
@@ -189,26 +222,22 @@ def _plain(hint: Any, value: Any) -> Any:
     """Arithmetic read as numbers, unless the field holds text; truth values are no numbers."""
     atoms = _atoms(hint)
     if isinstance(value, bool) and atoms <= {int, float, type(None)}:
-        raise ValueError(f"expected a number, got {value}")
+        raise ValueError(f"expected a number; got {shown(value)}")
     return value if atoms & {str, Path} else numbers(value)
 
 
 def _atoms(hint: Any) -> set[Any]:
-    if typing.get_origin(hint) is typing.Literal:
-        return {type(choice) for choice in typing.get_args(hint)}
-    if typing.get_origin(hint) in (dict, Mapping):
-        return {dict}
     args = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return {type(choice) for choice in args}
+    if typing.get_origin(hint) in (dict, Mapping) and args:
+        return _atoms(args[1])
     return set().union(*map(_atoms, args)) if args else {hint}
 
 
-def _sentence(detail: Any) -> str:
-    kind, value = detail["type"], detail["input"]
-    if kind == "missing":
-        return "this key is required."
-    if kind == "extra_forbidden":
-        return "unknown key."
-    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    if kind == "value_error":
-        return message
-    return f"{message.rstrip('.')}; got {value!r}."
+def _hint(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def _marks(metadata: Iterable[Any]) -> list[PartOf]:
+    return [mark for mark in metadata if isinstance(mark, PartOf)]

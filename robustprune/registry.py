@@ -43,13 +43,25 @@ class Registry(Generic[P]):
         """Decorate a class to make it available to recipes as ``name``.
 
         Raises:
-            UsageError: the name is taken, or the class does not extend the family's base.
+            UsageError: the name is taken, or the class does not extend the family's base, or has
+                an option called ``name``.
         """
+        if not isinstance(name, str):
+            raise UsageError(
+                f"{self.singular}: write @register('a_name') above {name!r}, not @register."
+            )
 
         def add(part: type[Q]) -> type[Q]:
-            if not issubclass(part, self.base):
+            if part.__module__ not in self._modules:
+                self._load()  # or one of ours, loaded later, would find its own name taken
+            if not (isinstance(part, type) and issubclass(part, self.base)):
                 raise UsageError(
                     f"{self.singular} '{name}': {part.__name__} must extend {self.base.__name__}."
+                )
+            if "name" in part.model_fields:
+                raise UsageError(
+                    f"{self.singular} '{name}': give the option 'name' of {part.__name__} another "
+                    "name; in a recipe that key names the part itself."
                 )
             taken = self._parts.get(name)
             if taken is not None:
@@ -95,5 +107,9 @@ class Registry(Generic[P]):
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
-            for module in self._modules:
-                importlib.import_module(module)
+            try:
+                for module in self._modules:
+                    importlib.import_module(module)
+            except BaseException:
+                self._loaded = False  # or half a family would be taken for the whole
+                raise

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from robustprune.errors import InvalidError, Place, Problem, UsageError
+from robustprune.errors import Place, Problem, UsageError, nearest
+from robustprune.recipe.reading import Keys, NotYamlError, read_yaml
+from robustprune.sentences import shown
+
+T = TypeVar("T")
+_MOST_BYTES = 2**20
+_STARTS = "expected 'key: value' lines such as 'name: …'. Start from a file in recipes/"
 
 
 class Document:
@@ -17,28 +24,22 @@ class Document:
     Attributes:
         source: the file's name, for messages.
         values: the plain document.
+        problems: what is wrong with it as YAML, or with its overrides.
     """
 
     def __init__(self, source: str, text: str) -> None:
         self.source = source
-        self._lines: dict[Place, int] = {}
-        self._overridden: dict[Place, str] = {}
+        self._overridden: dict[Keys, str] = {}
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.values: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{source} is not YAML: {_reason(error)}") from None
-        except RecursionError:
-            raise UsageError(f"{source} is not a recipe: it is nested too deeply.") from None
+            reading = read_yaml(text)
+        except NotYamlError as error:
+            where = f"{source}:{error.line}" if error.line else source
+            raise UsageError(f"{where}: this is not YAML: {error}.") from None
+        self.values = reading.values
         if not isinstance(self.values, dict):
-            found = "nothing" if self.values is None else f"a {type(self.values).__name__}"
-            raise UsageError(
-                f"{source} is not a recipe: expected 'key: value' lines such as 'name: …', "
-                f"found {found}. Start from a file in recipes/."
-            )
-        duplicates = list(self._walk(node, ()))
-        if duplicates:
-            raise InvalidError(self.located(duplicates))
+            raise UsageError(f"{source} is not a recipe: found {shown(self.values)}, {_STARTS}.")
+        self._lines = reading.lines
+        self.problems = self.located(reading.problems)
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -48,10 +49,15 @@ class Document:
             UsageError: it cannot be read, is not YAML, or is no mapping.
         """
         try:
-            return cls(str(path), path.read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
+            if len(content) > _MOST_BYTES:
+                raise UsageError(f"{path} is not a recipe: it is larger than 1 MiB.")
+            return cls(str(path), content.decode("utf-8"))
         except OSError as error:
+            near = _beside(path) if isinstance(error, FileNotFoundError) else ""
             raise UsageError(
-                f"cannot read the recipe {path}: {error.strerror}. Recipes that come with "
+                f"cannot read the recipe {path}: {error.strerror}.{near} Recipes that come with "
                 "robustprune are in recipes/, e.g. recipes/quickstart.yaml."
             ) from None
         except UnicodeDecodeError:
@@ -60,49 +66,35 @@ class Document:
     def override(self, assignment: str) -> None:
         """Apply one ``key.subkey.0=value``; the value is YAML.
 
-        Raises:
-            UsageError: no ``=``, a value that is not YAML, or a path through something that is
-                no mapping and no list.
+        One that cannot be applied changes nothing and is noted in `problems`.
         """
-        path, equals, text = assignment.partition("=")
-        if not equals or not path.strip():
-            raise UsageError(f"--set {assignment}: expected key=value, e.g. seed=1.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--set {assignment}: the value is not YAML: {_reason(error)}"
-            ) from None
-        place: Place = tuple(int(k) if k.isdigit() else k for k in path.strip().split("."))
-        self.values = _replaced(self.values, place, value, assignment)
-        self._overridden[place] = f"--set {assignment}"
+            keys, value = _assignment(assignment)
+            self.values = _replaced(self.values, keys, value)
+        except UsageError as error:
+            self.problems.append(Problem((), f"--set {assignment}: {error}"))
+            return
+        self._lines = _outside(keys, self._lines)
+        self._overridden = {**_outside(keys, self._overridden), keys: f"--set {assignment}"}
 
-    def located(self, problems: list[Problem]) -> list[Problem]:
-        """The problems with ``file:line`` (or the override that caused them) put before them."""
-        return [Problem((), f"{self._where(p.place)}: {p}") for p in problems]
+    def located(self, problems: Iterable[Problem]) -> list[Problem]:
+        """The problems in the file's order, ``file:line`` or the override at fault before each."""
+        found = [(*self._where(problem.place), problem) for problem in problems]
+        found.sort(key=lambda item: item[0])
+        return [Problem((), f"{where}: {problem}") for _, where, problem in found]
 
-    def _where(self, place: Place) -> str:
-        for known in (place[:length] for length in range(len(place), -1, -1)):
+    def _where(self, place: Place) -> tuple[float, str]:
+        """A line to sort by, and what to put before a problem."""
+        keys = tuple(map(str, place))
+        inside = [text for known, text in self._overridden.items() if known[: len(keys)] == keys]
+        if keys and inside:
+            return math.inf, inside[-1]
+        for known in (keys[:length] for length in range(len(keys), -1, -1)):
             if known in self._overridden:
-                return self._overridden[known]
-            if known in self._lines and known:
-                return f"{self.source}:{self._lines[known]}"
-        return self.source
-
-    def _walk(self, node: yaml.Node | None, place: Place) -> Iterator[Problem]:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                below = (*place, key.value)
-                if key.value in seen and key.value != "<<":
-                    yield Problem(below, f"the key '{key.value}' stands twice; keep one.")
-                seen.add(key.value)
-                self._lines[below] = key.start_mark.line + 1
-                yield from self._walk(value, below)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self._lines[(*place, index)] = value.start_mark.line + 1
-                yield from self._walk(value, (*place, index))
+                return math.inf, self._overridden[known]
+            if known in self._lines:
+                return self._lines[known], f"{self.source}:{self._lines[known]}"
+        return 0, self.source
 
 
 def dump(values: Any) -> str:
@@ -111,24 +103,44 @@ def dump(values: Any) -> str:
     return text
 
 
-def _replaced(values: Any, place: Place, value: Any, assignment: str) -> Any:
-    if not place:
+def _outside(keys: Keys, known: Mapping[Keys, T]) -> dict[Keys, T]:
+    """What is known about places that are neither ``keys`` nor below it."""
+    return {place: what for place, what in known.items() if place[: len(keys)] != keys}
+
+
+def _beside(path: Path) -> str:
+    names = [other.name for other in path.parent.glob("[!.]*.y*ml")]
+    return nearest(path.name, names) if names else ""
+
+
+def _assignment(assignment: str) -> tuple[Keys, Any]:
+    path, equals, text = assignment.partition("=")
+    keys = tuple(key.strip() for key in path.split("."))
+    if not equals or not all(keys):
+        raise UsageError("expected key=value or key.subkey=value, e.g. seed=1.")
+    try:
+        reading = read_yaml(text)
+    except NotYamlError as error:
+        raise UsageError(f"the value is not YAML: {error}.") from None
+    if reading.problems:
+        raise UsageError(str(reading.problems[0]))
+    return keys, reading.values
+
+
+def _replaced(values: Any, keys: Keys, value: Any) -> Any:
+    if not keys:
         return value
-    key, rest = place[0], place[1:]
-    if isinstance(values, str) and key != "name":
+    key, rest = keys[0], keys[1:]
+    if isinstance(values, str) and not key.isdigit():
         values = {"name": values}  # `objective: trades` is short for `objective: {name: trades}`
     if values is None or isinstance(values, dict):
         values = dict(values or {})
-        values[str(key)] = _replaced(values.get(str(key)), rest, value, assignment)
-        return values
-    if isinstance(values, list) and isinstance(key, int) and key < len(values):
-        values = list(values)
-        values[key] = _replaced(values[key], rest, value, assignment)
-        return values
-    raise UsageError(f"--set {assignment}: there is no '{key}' in {values!r}.")
-
-
-def _reason(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}." if mark else f"{problem}."
+        return {**values, key: _replaced(values.get(key), rest, value)}
+    if not isinstance(values, list):
+        raise UsageError(f"there is no '{key}' in {shown(values)}.")
+    places = [str(index) for index in range(len(values))]
+    if key not in places:
+        which = f"items 0 to {len(places) - 1}" if places else "no items"
+        raise UsageError(f"there is no '{key}' in {shown(values)}; it has {which}.")
+    index = places.index(key)
+    return [*values[:index], _replaced(values[index], rest, value), *values[index + 1 :]]

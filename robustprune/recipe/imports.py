@@ -24,25 +24,24 @@ def run_imports(names: object, folder: Path) -> list[Problem]:
         A problem for each that is missing or raises.
     """
     if not isinstance(names, list):
-        return []  # the schema says what is wrong with it
-    problems = []
-    for index, name in enumerate(names):
-        message = _import(str(name), folder)
-        if message:
-            problems.append(Problem(("imports", index), message))
-    return problems
+        return []  # the schema says what is wrong with it, and with items that are no text
+    texts = [(index, name) for index, name in enumerate(names) if isinstance(name, str)]
+    messages = [(index, _import(name, folder)) for index, name in texts]
+    return [Problem(("imports", index), message) for index, message in messages if message]
 
 
 def _import(name: str, folder: Path) -> str | None:
     try:
         if name.endswith(".py"):
             return _import_file(name, folder)
+        if not all(part.isidentifier() for part in name.split(".")):
+            return f"'{name}' is no module's name. Name a module, or a file that ends in .py."
         importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and name.split(".")[0] == error.name:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
             return f"there is no module '{name}'. Install it, or name a file that ends in .py."
         return _raised(name, error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _raised(name, error)
     return None
 
@@ -69,7 +68,16 @@ def _import_file(name: str, folder: Path) -> str | None:
     return None
 
 
-def _raised(name: str, error: Exception) -> str:
+def _raised(name: str, error: BaseException) -> str:
+    return f"importing '{name}' raised {type(error).__name__}{_where(name, error)}: {error}"
+
+
+def _where(name: str, error: BaseException) -> str:
+    """The line of the user's own file if there is one, because the deepest line is often ours."""
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"importing '{name}' raised {type(error).__name__}{where}: {error}"
+    stem = Path(name).stem if name.endswith(".py") else name.rpartition(".")[2]
+    own = [frame for frame in frames if Path(frame.filename).stem == stem]
+    found = own[-1:] or frames[-1:]
+    return "".join(f" at {frame.filename}:{frame.lineno}" for frame in found)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustprune.errors import InvalidError, Problem
+from robustprune.errors import InvalidError, Place, Problem
 from robustprune.parts import build
 from robustprune.recipe.document import Document
 from robustprune.recipe.imports import run_imports
@@ -30,8 +29,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         problems += inconsistencies(recipe)
     except InvalidError as error:
         problems += error.problems
-    if problems:
-        raise InvalidError(document.located(problems))
+    if document.problems or problems:
+        raise InvalidError([*document.problems, *document.located(problems)])
     return recipe
 
 
@@ -48,18 +47,19 @@ def inconsistencies(recipe: Recipe) -> list[Problem]:
         if phase.accumulate > 1 and getattr(recipe.objective, "repeats", 1) > 1:
             message = f"objective '{recipe.objective.registered_name}' repeats batches: use 1."
             problems.append(Problem((name, "accumulate"), message))
+    labels = "give it a 'label' of its own, or drop it."
     if recipe.prune is not None:
-        labels = Counter(getattr(method, "variant", "") for method in recipe.prune.methods)
-        problems += _twice(("prune", "methods"), labels)
-        densities = Counter(f"{density:g}" for density in recipe.prune.densities)
-        problems += _twice(("prune", "densities"), densities)
-    problems += _twice(("evaluate",), Counter(getattr(e, "metric", "") for e in recipe.evaluate))
-    return problems
+        variants = [getattr(method, "variant", "") for method in recipe.prune.methods]
+        problems += _twice(("prune", "methods"), variants, labels)
+        densities = [f"{density:g}" for density in recipe.prune.densities]
+        problems += _twice(("prune", "densities"), densities, "drop it.")
+    metrics = [getattr(evaluator, "metric", "") for evaluator in recipe.evaluate]
+    return problems + _twice(("evaluate",), metrics, labels)
 
 
-def _twice(place: tuple[str, ...], names: Counter[str]) -> list[Problem]:
+def _twice(place: Place, names: Sequence[str], remedy: str) -> list[Problem]:
     return [
-        Problem(place, f"'{name}' stands {n} times; give each a 'label' of its own, or drop one.")
-        for name, n in names.items()
-        if n > 1
+        Problem((*place, index), f"'{name}' stands {names.count(name)} times; {remedy}")
+        for index, name in enumerate(names)
+        if name in names[:index]
     ]

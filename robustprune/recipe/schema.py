@@ -54,7 +54,7 @@ class Recipe(Options):
     """One row group of a paper's table: a dense network, then every pruner at every density."""
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
-    """Names the run's folder."""
+    """Names the run's folder: letters, digits, ``_``, ``-`` and ``.``, no ``-`` or ``.`` first."""
     seed: int = Field(0, ge=0)
     """All randomness derives from it."""
     data: Annotated[Part, PartOf("datasets")]

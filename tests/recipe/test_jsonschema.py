@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import enum
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustprune.arithmetic import PATTERN
+from robustprune.families import FAMILIES, family
+from robustprune.recipe.document import Document
+from robustprune.recipe.jsonschema import json_schema
+from tests.recipe.conftest import GOOD
+
+ROOT = Path(__file__).parents[2]
+GOOD_SECTIONS: dict[str, Any] = Document("good", GOOD).values
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json_schema()
+
+
+@pytest.fixture(scope="module")
+def validator(schema: dict[str, Any]) -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def objects(schema: Any) -> list[dict[str, Any]]:
+    """Every group of options in the schema."""
+    if isinstance(schema, dict):
+        here = [schema] if "properties" in schema else []
+        return here + [found for value in schema.values() for found in objects(value)]
+    return [found for value in schema for found in objects(value)] if type(schema) is list else []
+
+
+def test_it_is_plain_json_of_the_draft_it_names(schema: dict[str, Any]) -> None:
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert json.loads(json.dumps(schema, allow_nan=False)) == schema
+    assert schema["required"] == ["name", "data", "model", "objective", "pretrain"]
+
+
+def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
+    text = json.dumps(schema)
+    references = {part.split('"')[0] for part in text.split('"$ref": "#/$defs/')[1:]}
+    assert references <= set(schema["$defs"])
+    assert set(schema["$defs"]) <= references
+
+
+def test_every_option_is_described_and_no_other_allowed(schema: dict[str, Any]) -> None:
+    for group in objects(schema):
+        assert group["additionalProperties"] is False
+        assert group["description"]
+        for key, option in group["properties"].items():
+            assert option.get("description") or "const" in option, key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_registered_part_is_a_choice(name: str, schema: dict[str, Any]) -> None:
+    choices = schema["$defs"][name]["oneOf"]
+    references = [choice["$ref"] for choice in choices if "$ref" in choice]
+    assert references == [f"#/$defs/{name}.{part}" for part in family(name).names()]
+    for part in family(name).names():
+        group = schema["$defs"][f"{name}.{part}"]
+        assert group["properties"]["name"] == {"const": part}
+        assert list(group["properties"])[1:] == list(family(name).get(part).model_fields)
+        assert group["required"][0] == "name"
+
+
+def test_numbers_may_be_arithmetic_and_keep_their_range(schema: dict[str, Any]) -> None:
+    eps = schema["$defs"]["objectives.trades"]["properties"]["eps"]
+    assert eps["anyOf"] == [{"type": "number", "minimum": 0}, {"$ref": "#/$defs/arithmetic"}]
+    assert eps["default"] == 8 / 255
+    assert eps["description"] == "Radius of the ball; [0, 1] pixel range."
+    assert schema["$defs"]["arithmetic"]["pattern"] == PATTERN
+
+
+def test_a_part_that_needs_an_option_cannot_be_its_name_alone(schema: dict[str, Any]) -> None:
+    names = [choice.get("const") for choice in schema["$defs"]["evaluators"]["oneOf"]]
+    assert "clean" in names
+    assert "torchattacks" not in names
+
+
+def test_a_part_registered_later_is_in_it(own_parts: None) -> None:
+    from robustprune import objectives
+
+    class Colour(enum.Enum):
+        RED = "red"
+
+    @objectives.register("mine")
+    class Mine(objectives.Objective):
+        """Mine."""
+
+        colour: Colour | None = Colour.RED
+
+    definitions = json_schema()["$defs"]
+    assert definitions["objectives.mine"]["properties"]["colour"]["default"] == "red"
+    assert definitions["Colour"]["enum"] == ["red"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_that_comes_with_the_package_passes(path: Path, validator: Any) -> None:
+    errors = validator.iter_errors(Document.read(path).values)
+    assert [(error.json_path, error.message) for error in errors] == []
+
+
+WARMUP = {"name": "warmup", "after": {"name": "warmup", "share": "1/5", "after": "cosine"}}
+RIGHT: list[dict[str, Any]] = [
+    {},
+    {"data": "digits", "model": "resnet18", "objective": "trades", "evaluate": ["clean"]},
+    {"pretrain": {"epochs": "2*3", "schedule": WARMUP, "optimizer": {"name": "adam"}}},
+    {"prune": None, "finetune": None, "imports": ["a.py"], "seed": "1e3"},
+    {"prune": {"epochs": 1, "densities": ["1/10", 1], "methods": ["random"]}},
+    {"data": {"name": "cifar10", "extra": {"path": "a.npz", "per_batch": 3}, "subset": None}},
+    {"model": {"name": "x", "mean": ["1/2"], "args": {"any": [{"deep": True}]}}},
+]
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"sead": 1}, "$"),
+    ({"name": "a/b"}, "$.name"),
+    ({"name": 3}, "$.name"),
+    ({"seed": -1}, "$.seed"),
+    ({"seed": "x"}, "$.seed"),
+    ({"objective": "pdg"}, "$.objective"),
+    ({"objective": {"name": "pgd", "epz": 1}}, "$.objective"),
+    ({"objective": {"eps": 1}}, "$.objective"),
+    ({"objective": {"name": "pgd", "eps": -1}}, "$.objective"),
+    ({"evaluate": "clean"}, "$.evaluate"),
+    ({"evaluate": ["torchattacks"]}, "$.evaluate[0]"),
+    ({"pretrain": {"epoch": 3}}, "$.pretrain"),
+    ({"pretrain": {"epochs": 1, "schedule": {"name": "warmup", "after": "cosin"}}}, "$.pretrain"),
+    ({"prune": {"epochs": 1, "densities": [0], "methods": ["hydra"]}}, "$.prune"),
+    ({"prune": {"epochs": 1, "densities": [], "methods": ["hydra"]}}, "$.prune"),
+    ({"compute": {"device": "gpu"}}, "$.compute.device"),
+]
+
+
+@pytest.mark.parametrize("sections", RIGHT)
+def test_what_the_recipe_takes_the_schema_takes(sections: dict[str, Any], validator: Any) -> None:
+    errors = validator.iter_errors({**GOOD_SECTIONS, **sections})
+    assert [(error.json_path, error.message) for error in errors] == []
+
+
+@pytest.mark.parametrize(("sections", "place"), WRONG)
+def test_what_the_recipe_refuses_the_schema_refuses(
+    sections: dict[str, Any], place: str, validator: Any
+) -> None:
+    found = [error.json_path for error in validator.iter_errors({**GOOD_SECTIONS, **sections})]
+    assert found
+    assert all(path.startswith(place) for path in found)
+
+
+def test_composing_it_imports_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom robustprune.recipe.jsonschema import json_schema\njson_schema()\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'mlflow', 'sklearn', 'pyarrow', 'jsonschema'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

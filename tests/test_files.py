@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from robustprune.files import replacing, write_json, write_text
+
+
+def test_text_and_json_are_written_into_new_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "t.txt", "ε\n")
+    write_json(tmp_path / "c" / "j.json", {"ε": [1, None, 0.1]})
+    assert (tmp_path / "a" / "b" / "t.txt").read_text(encoding="utf-8") == "ε\n"
+    text = (tmp_path / "c" / "j.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"ε": [1, None, 0.1]}
+    assert "ε" in text
+    assert text.endswith("}\n")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        _ = temporary.write_text("half") / 0
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_the_old_file_stands_until_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_the_content_is_on_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        events.append("sync")
+        fsync(descriptor)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        events.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_text(tmp_path / "x", "y")
+    assert events == ["sync", "rename", "sync"]
