@@ -29,7 +29,10 @@ def command(arguments: Namespace) -> None:
     rows = [[name, *_cells(metrics, name)] for name in names]
     console.table(str(arguments.model), ["metric", "accuracy %", "95 % interval", "images"], rows)
     if arguments.json:
-        write_json(arguments.json, {"model": str(arguments.model), "metrics": metrics})
+        try:
+            write_json(arguments.json, {"model": str(arguments.model), "metrics": metrics})
+        except OSError as error:
+            raise UsageError(f"cannot write {arguments.json}: {error.strerror}.") from None
 
 
 def evaluator_document(text: str) -> dict[str, Any]:

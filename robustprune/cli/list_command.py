@@ -28,9 +28,8 @@ def command(arguments: Namespace) -> None:
         _models(console, arguments.pattern)
     elif arguments.family in FAMILIES:
         registry = family(arguments.family)
-        for name in registry.names():
-            if arguments.pattern in name:
-                _part(console, name, registry.get(name))
+        for name in _matching(arguments.family, registry.names(), arguments.pattern):
+            _part(console, name, registry.get(name))
     else:
         hint = nearest(arguments.family, choices)
         raise UsageError(f"there is no family '{arguments.family}'.{hint}")
@@ -88,8 +87,14 @@ def _default(field: FieldInfo) -> str:
 def _models(console: Console, pattern: str) -> None:
     from robustprune.models import model_names
 
-    names = [name for name in model_names() if pattern in name]
-    if not names:
-        raise UsageError(f"no model's name contains '{pattern}'.{nearest(pattern, model_names())}")
-    for name in names:
+    for name in _matching("models", model_names(), pattern):
         console.info(name)
+
+
+def _matching(what: str, names: list[str], pattern: str) -> list[str]:
+    found = [name for name in names if pattern in name]
+    if not found:
+        raise UsageError(
+            f"none of the {what} has '{pattern}' in its name.{nearest(pattern, names)}"
+        )
+    return found

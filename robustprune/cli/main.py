@@ -11,7 +11,7 @@ from robustprune.cli.parser import parser
 from robustprune.errors import InterruptedRun, InvalidError, UsageError
 
 OK, FAULT, USAGE, INTERRUPTED = 0, 1, 2, 130
-_MOST_LINES = 24  # one screen
+_MOST_LINES = 23  # with the line before and the line after them: one screen
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 

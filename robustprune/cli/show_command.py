@@ -31,8 +31,14 @@ def _run_folder(console: Console, path: Path) -> None:
     results = read_json(path / "results.json", None)
     if results is None:
         raise UsageError(f"{path} is no run folder: it has no results.json.")
-    result = RunResult(path, results)
-    console.table(f"{results['recipe']}, seed {results['seed']}", *result.table())
+    try:
+        title = f"{results['recipe']}, seed {results['seed']}"
+        columns, rows = RunResult(path, results).table()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{path / 'results.json'} was not written by a run ({type(error).__name__}: {error})."
+        ) from None
+    console.table(title, columns, rows)
 
 
 def _model(console: Console, path: Path) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustprune.errors import UsageError
 from robustprune.families import family
 from robustprune.parts import Part
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.judge import judge
+from robustprune.pipeline.network import check_takes
 from robustprune.recipe import ComputeOptions
 
 if TYPE_CHECKING:
     from robustprune.artifacts.dense import SavedModel
+    from robustprune.datasets import Splits
     from robustprune.tracking import Console
 
 
@@ -37,7 +40,10 @@ def parts_of(
     Raises:
         UsageError: an unknown name or a wrong option.
     """
-    source = {"name": data} if data else dict(metadata.get("data") or {"name": ""})
+    source = {"name": data} if data else dict(metadata.get("data") or {})
+    if "name" not in source:
+        choices = ", ".join(family("datasets").names())
+        raise UsageError(f"the file names no dataset; name one with --data. Choices: {choices}.")
     if root is not None:
         source["root"] = root
     documents = [dict(d) for d in evaluators or metadata.get("evaluate") or [{"name": "clean"}]]
@@ -62,9 +68,16 @@ def evaluate(
         evaluators: what to judge by.
         seed: the one of the network's recipe if None.
         console: shows bars.
+
+    Raises:
+        UsageError: the dataset's files are missing, or the network does not take its images.
     """
     seed = int(saved.metadata.get("seed", 0)) if seed is None else seed
-    splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
+    try:
+        splits: Splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
+    except UsageError as error:
+        raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
+    check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
     metrics: dict[str, Any] = {}
     with Compute(ComputeOptions()) as compute:
         model = compute.placed(saved.model)

@@ -46,16 +46,18 @@ class RunFolder:
         path = out
         if resume:
             path = path or _newest(runs / recipe.name)
-            if path is not None and (path / "state" / "run.json").is_file():
-                _check_same(path, _identity(recipe, cut))
-                return cls(path, resumed=True)
             if path is None:
                 raise UsageError(
                     f"nothing to resume: there is no unfinished run in {runs / recipe.name}. "
                     "Run without --resume, or name the folder with --out."
                 )
+            if (path / "state" / "run.json").is_file():
+                _check_same(path, _identity(recipe, cut))
+                folder = cls(path, resumed=True)
+                folder._tidy(recipe)
+                return folder
         folder = cls(path or _new(runs / recipe.name))
-        folder._begin(recipe, cut)
+        folder._begin(recipe, cut, resume=resume)
         return folder
 
     @property
@@ -90,19 +92,30 @@ class RunFolder:
             path.unlink()
         write_text(self.path / "state" / "finished", "")
 
-    def _begin(self, recipe: Recipe, cut: dict[str, Any]) -> None:
-        if self.path.exists() and any(self.path.iterdir()):
-            raise UsageError(
-                f"{self.path} is not empty. Go on with the run in it (--resume), or name another "
-                "folder (--out)."
-            )
+    def _begin(self, recipe: Recipe, cut: dict[str, Any], *, resume: bool) -> None:
         try:
-            write_text(self.path / "recipe.yaml", dump(recipe.document()))
+            if self.path.exists() and not self.path.is_dir():
+                raise UsageError(f"{self.path} is a file. Name a folder with --out.")
+            if any(not _is_draft(path) for path in _files(self.path)):
+                raise UsageError(
+                    f"{self.path} holds no run that could be resumed. Name the folder of one."
+                    if resume
+                    else f"{self.path} is not empty. Go on with the run in it (--resume), or name "
+                    "another folder (--out)."
+                )
             write_json(self.path / "state" / "run.json", _identity(recipe, cut))
+            write_text(self.path / "recipe.yaml", dump(recipe.document()))
         except OSError as error:
             raise UsageError(
                 f"cannot write to {self.path}: {error.strerror}. Name another folder with --out."
             ) from None
+
+    def _tidy(self, recipe: Recipe) -> None:
+        """Make up for the moment at which the process before was killed."""
+        for path in filter(_is_draft, _files(self.path)):
+            path.unlink(missing_ok=True)
+        if not (self.path / "recipe.yaml").exists():
+            write_text(self.path / "recipe.yaml", dump(recipe.document()))
 
 
 def read_json(path: Path, default: Any) -> Any:
@@ -140,6 +153,15 @@ def _check_same(path: Path, identity: dict[str, Any]) -> None:
             + "\n".join(lines[:10])
             + "\nResume with the recipe in that folder, or run without --resume."
         )
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+def _is_draft(path: Path) -> bool:
+    """Whether it is what `robustprune.files.replacing` leaves of a file if it is killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _new(parent: Path) -> Path:

@@ -45,6 +45,7 @@ def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -
                 trainable=score_tensors(masked, norms=method.train_norms),
                 frozen=() if method.train_norms else norm_layers(masked.model),
                 materialised=masked.materialised,
+                settle=masked.select,
                 watch=lambda: {"turnover": masked.turnover},
             )
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustprune.masking import prunable_layers
+from robustprune.pipeline.network import initial_network
 from robustprune.seeding import fork
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ class Plan:
     def paths(self) -> list[str]:
         """What a run would write, the run's id left open."""
         folder = Path("runs") / self.recipe.name / "<id>"
-        networks = ["dense", *(name for name, _, _ in self._pruned())]
-        files = ["recipe.yaml", "results.json"]
-        files += [f"{n}/{file}" for n in networks for file in ("model.safetensors", "history.json")]
+        files = ["recipe.yaml", "results.json", "dense/model.safetensors", "dense/history.json"]
+        for name, method, _ in self._pruned():
+            files.append(f"{name}/model.safetensors")
+            if method.learns or self.recipe.finetune is not None:
+                files.append(f"{name}/history.json")
         tracking = self.recipe.tracking
         store = [f"MLflow: {tracking.uri or 'runs/mlflow.db'}, experiment '{tracking.experiment}'"]
         return [str(folder / file) for file in files] + (store if tracking.enabled else [])
@@ -95,8 +98,4 @@ def plan(recipe: Recipe) -> Plan:
         UsageError: the data is missing or damaged, or the network does not fit it.
     """
     data: Splits = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
-    with fork(recipe.seed, "dense", "init"):
-        model = recipe.model.build(
-            num_classes=data.num_classes, in_chans=data.channels, image_size=data.image_size
-        )
-    return Plan(recipe, data, model)
+    return Plan(recipe, data, initial_network(recipe, data))

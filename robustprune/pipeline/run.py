@@ -20,6 +20,7 @@ from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.curves import Curves
 from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.judge import judge
+from robustprune.pipeline.network import initial_network, shape
 from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
@@ -74,13 +75,13 @@ def run(
     check_store(recipe.tracking, runs)
     with Compute(recipe.compute) as compute:
         data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
+        initial = initial_network(recipe, data)  # before anything is written: it may not fit
         cut = {"max_steps": max_steps}
         folder = RunFolder.open(recipe, runs=runs, out=out, resume=resume, cut=cut)
-        console.info(
-            f"{'resuming' if folder.resumed else 'running'} {recipe.name} in {folder.path}"
-        )
+        doing = "resuming" if folder.resumed else "running"
+        console.info(f"{doing} {recipe.name} in {folder.path}")
         tracker = open_tracker(recipe.tracking, folder=folder.path, runs=runs, warn=console.warn)
-        job = _Run(recipe, data, folder, tracker, console, compute, max_steps)
+        job = _Run(recipe, data, initial, folder, tracker, console, compute, max_steps)
         return job.finish()
 
 
@@ -88,6 +89,7 @@ def run(
 class _Run:
     recipe: Recipe
     data: Splits
+    initial: nn.Module
     folder: RunFolder
     tracker: Tracker | NullTracker
     console: Console
@@ -96,6 +98,7 @@ class _Run:
     networks: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._at_work: str | None = None  # the network whose tracked run is open
         self.document = self.recipe.document()
         self.environment = results.environment(self.compute.device)
         self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
@@ -116,6 +119,7 @@ class _Run:
         finally:
             for path in (self.folder.path / "recipe.yaml", self.folder.results):
                 self.tracker.artifact(None, path)
+            self.tracker.finish(self._at_work, status)
             self.tracker.finish(None, status)
             self.tracker.close()
         return RunResult(self.folder.path, self.results)
@@ -142,8 +146,7 @@ class _Run:
         if path.exists():
             model = self.compute.placed(read_model(path).model)
         else:
-            with fork(self.recipe.seed, name, "init"):
-                model = self.compute.placed(self.recipe.model.build(**self._shape()))
+            model = self.compute.placed(self.initial)
             self._train(model, [pretraining(self.recipe, name, model)])
             self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
@@ -195,7 +198,7 @@ class _Run:
         }
         params, tags = describe_network(entry, self.results)
         self.tracker.network(name, params=params, tags=tags)
-        self._entry = entry
+        self._entry, self._at_work = entry, name
 
     def _save(
         self,
@@ -210,7 +213,7 @@ class _Run:
         metadata = provenance(
             self.recipe,
             network=name,
-            model=self.recipe.model.resolved(**self._shape()),
+            model=self.recipe.model.resolved(**shape(self.data)),
             pruner=pruner,
             density=density,
             turnover=turnover,
@@ -241,13 +244,7 @@ class _Run:
         self._write()
         self.tracker.metrics(name, final_metrics(entry))
         self.tracker.finish(name, "FINISHED")
+        self._at_work = None
 
     def _write(self) -> None:
         write_json(self.folder.results, self.results)
-
-    def _shape(self) -> dict[str, int]:
-        return {
-            "num_classes": self.data.num_classes,
-            "in_chans": self.data.channels,
-            "image_size": self.data.image_size,
-        }

@@ -1,0 +1,66 @@
+"""The network that a recipe starts from, and whether it takes the dataset's images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from robustprune.errors import UsageError
+from robustprune.modes import eval_mode
+from robustprune.seeding import fork
+
+if TYPE_CHECKING:
+    from robustprune.datasets import Splits
+    from robustprune.recipe import Recipe
+
+
+def initial_network(recipe: Recipe, data: Splits) -> nn.Module:
+    """The untrained dense network, drawn from the recipe's seed; on the CPU, in training mode.
+
+    Raises:
+        UsageError: it cannot be built, or does not take the dataset's images.
+    """
+    with fork(recipe.seed, "dense", "init"):
+        model = recipe.model.build(**shape(data))
+    check_takes(model, data, name=recipe.model.name)
+    return model
+
+
+def shape(data: Splits) -> dict[str, int]:
+    """What a network must know of a dataset."""
+    return {
+        "num_classes": data.num_classes,
+        "in_chans": data.channels,
+        "image_size": data.image_size,
+    }
+
+
+def check_takes(model: nn.Module, data: Splits, *, name: str) -> None:
+    """Make sure that a network on the CPU classifies images of a dataset.
+
+    One black image is tried in eval mode, in a random state of its own, so that the network and
+    what is drawn later stay as they are.
+
+    Raises:
+        UsageError: it raises, whatever that is, or gives something else than enough logits.
+    """
+    size = f"{data.channels}×{data.image_size}×{data.image_size}"
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size)
+    try:
+        with fork(0, "fit"), eval_mode(model), torch.no_grad():
+            logits = model(image)
+    except Exception as error:  # architectures fail in many ways at a size they were not made for
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise UsageError(
+            f"model '{name}' does not take the dataset's images of {size} "
+            f"({type(error).__name__}: {reason}). Choose another model or dataset, or arguments "
+            "under 'model.args' that suit the size."
+        ) from error
+    found = tuple(getattr(logits, "shape", ()))
+    if len(found) != 2 or found[1] < data.num_classes:
+        raise UsageError(
+            f"model '{name}' gives {found or type(logits).__name__} for one image of {size}, but "
+            f"the dataset has {data.num_classes} classes: expected (1, {data.num_classes})."
+        )

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from robustprune.cli import main
+from robustprune.pipeline import RunResult
+
+from ..pipeline import tiny
+from ..pipeline.conftest import light_collections  # noqa: F401
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Types a command: exit code, standard output, standard error."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def typed(*words: str | Path) -> Said:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as exit:  # argparse
+            code = int(exit.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    yield typed
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A finished run of two networks. Tests only look at it."""
+    evaluate = {"evaluate": tiny.RECIPE["evaluate"]}
+    return tiny.go(tmp_path_factory.mktemp("small") / "run", tiny.SMALL, evaluate)

@@ -1,0 +1,146 @@
+"""A run in MLflow: interrupted, gone on with, and finished in the same MLflow runs."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustprune.errors import InterruptedRun
+from robustprune.pipeline import RunResult
+from robustprune.tracking import Console
+from robustprune.training.loop import _PhaseRun
+
+from . import tiny
+
+CHANGES = (
+    {"prune": {"methods": ["hydra"], "densities": [0.1]}},
+    {"tracking": {"enabled": True, "experiment": "trial"}},
+)
+
+
+class Complaints(Console):
+    """Keeps warnings, and shows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def console() -> Complaints:
+    return Complaints()
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory, console: Complaints) -> tuple[Any, RunResult]:
+    """MLflow's client and the run; it was interrupted in the second epoch of finetuning."""
+    folder = tmp_path_factory.mktemp("tracked") / "run"
+    original = _PhaseRun._step
+
+    def step(self: Any, *args: Any) -> None:
+        if self.phase.name == "finetune" and self.state.step == 3:
+            raise KeyboardInterrupt
+        original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_PhaseRun, "_step", step)
+        with pytest.raises(InterruptedRun):
+            tiny.go(folder, *CHANGES, console=console)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
+    statuses = {name: run.info.status for name, run in runs(client).items()}
+    assert statuses == {"tiny": "KILLED", "dense": "FINISHED", "hydra-0.1": "KILLED"}
+    return client, tiny.go(folder, *CHANGES, console=console, resume=True)
+
+
+def runs(client: Any) -> dict[str, Any]:
+    """MLflow's runs by name; no name twice."""
+    experiment = client.get_experiment_by_name("trial")
+    found = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def test_there_is_a_parent_and_a_child_a_network(tracked: tuple[Any, RunResult]) -> None:
+    found = runs(tracked[0])
+    assert found.keys() == {"tiny", "dense", "hydra-0.1"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    parent = found["tiny"].info.run_id
+    for name in ("dense", "hydra-0.1"):
+        assert found[name].data.tags["mlflow.parentRunId"] == parent
+        assert found[name].data.tags["network"] == name
+
+
+def test_the_recipe_is_there_as_parameters(tracked: tuple[Any, RunResult]) -> None:
+    params = runs(tracked[0])["tiny"].data.params
+    assert params["objective.eps"] == "0.1"
+    assert params["pretrain.optimizer.momentum"] == "0.9"
+    assert params["environment.threads"] == "1"
+
+
+def test_curves_have_each_epoch_once(tracked: tuple[Any, RunResult]) -> None:
+    client, _ = tracked
+    found = runs(client)
+    phases = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
+    for name, run in found.items():
+        for phase in phases.get(name, []):
+            points = client.get_metric_history(run.info.run_id, f"{phase}/loss")
+            assert sorted(point.step for point in points) == [1, 2]
+    assert "prune/turnover" in found["hydra-0.1"].data.metrics
+    assert "finetune/loss" not in found["dense"].data.metrics
+
+
+def test_final_numbers_are_those_of_the_results(tracked: tuple[Any, RunResult]) -> None:
+    client, result = tracked
+    for entry in result.networks:
+        metrics = runs(client)[entry["name"]].data.metrics
+        assert metrics["density"] == entry["density"]
+        assert metrics["final/kept"] == entry["kept"]
+        assert metrics["final/pgd"] == entry["metrics"]["pgd"]
+        assert metrics["final/pgd_interval_low"] == entry["metrics"]["pgd_interval"][0]
+
+
+def test_artifacts_are_the_files_of_the_folder(
+    tracked: tuple[Any, RunResult], tmp_path: Path
+) -> None:
+    client, result = tracked
+    files = {
+        "tiny": {"recipe.yaml": "recipe.yaml", "results.json": "results.json"},
+        "hydra-0.1": {"model.safetensors": "hydra-0.1/model.safetensors"},
+    }
+    for name, pairs in files.items():
+        run_id = runs(client)[name].info.run_id
+        assert {item.path for item in client.list_artifacts(run_id)} == pairs.keys()
+        for artifact, file in pairs.items():
+            path = Path(client.download_artifacts(run_id, artifact, str(tmp_path)))
+            assert path.read_bytes() == (result.folder / file).read_bytes()
+
+
+def test_nothing_was_complained_about(tracked: tuple[Any, RunResult], console: Complaints) -> None:
+    assert console.texts == []
+
+
+def test_tracking_changes_no_bit(tracked: tuple[Any, RunResult], folder: Path) -> None:
+    usual = tiny.models(folder)
+    assert tiny.models(tracked[1].folder) == {n: usual[n] for n in ("dense", "hydra-0.1")}
+
+
+def test_a_dead_server_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+    console = Complaints()
+    tracking = {"enabled": True, "uri": uri}
+    result = tiny.go(tmp_path / "run", tiny.SMALL, {"tracking": tracking}, console=console)
+    assert [entry["name"] for entry in result.networks] == ["dense", "hydra-0.1"]
+    (warning,) = console.texts
+    assert f"the server {uri} does not answer" in warning
+    assert str(result.folder) in warning
