@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from robustprune.masking.allocations import Allocation
     from robustprune.models import create_model
     from robustprune.objectives import Loss, Objective
-    from robustprune.pipeline.results import RunResult
-    from robustprune.pipeline.run import run
+    from robustprune.pipeline import RunResult, run
     from robustprune.pruners import Pruner
     from robustprune.recipe import Recipe, load_recipe
     from robustprune.training import optimizers, schedules

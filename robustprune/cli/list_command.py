@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from robustprune.errors import InvalidError, UsageError, nearest
+from robustprune.errors import UsageError, nearest
 from robustprune.families import FAMILIES, family
 from robustprune.parts import Part
 from robustprune.tracking import Console
@@ -16,8 +16,6 @@ from robustprune.tracking import Console
 
 def command(arguments: Namespace) -> None:
     """Print families, or the parts of one and their options."""
-    if arguments.recipe is not None:
-        _imports(arguments)
     console = Console()
     choices = [*FAMILIES, "models"]
     if arguments.family is None:
@@ -33,16 +31,6 @@ def command(arguments: Namespace) -> None:
     else:
         hint = nearest(arguments.family, choices)
         raise UsageError(f"there is no family '{arguments.family}'.{hint}")
-
-
-def _imports(arguments: Namespace) -> None:
-    from robustprune.recipe.document import Document
-    from robustprune.recipe.imports import run_imports
-
-    document = Document.read(arguments.recipe)
-    problems = run_imports(document.values.get("imports"), arguments.recipe.parent)
-    if problems:
-        raise InvalidError(document.located(problems))
 
 
 def _part(console: Console, name: str, part: type[Part]) -> None:

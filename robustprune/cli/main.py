@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from robustprune.cli.imports import import_parts
 from robustprune.cli.parser import parser
 from robustprune.errors import InterruptedRun, InvalidError, UsageError
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     try:
+        if getattr(arguments, "imports_of", None) is not None:
+            import_parts(arguments.imports_of)
         arguments.run(arguments)
     except UsageError as error:
         return _say(_text(error), USAGE)

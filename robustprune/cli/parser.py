@@ -96,11 +96,12 @@ def parser() -> argparse.ArgumentParser:
     listing = _command(commands, "list", "list what recipes can name", _LIST)
     listing.add_argument("family", nargs="?", help="e.g. objectives, pruners, evaluators, models")
     listing.add_argument("pattern", nargs="?", default="", help="only names that contain this")
-    listing.add_argument("--recipe", type=Path, help="run this recipe's imports: first")
+    _imports(listing)
 
     show = _command(commands, "show", "show a recipe, a model file or a run folder", _SHOW)
     show.add_argument("path", type=Path, help="a recipe, a model.safetensors, or a run folder")
     _overrides(show)
+    _imports(show)
 
     evaluate = _command(commands, "evaluate", "judge a saved network", _EVALUATE)
     evaluate.add_argument("model", type=Path, help="a model.safetensors of a run")
@@ -115,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--root", type=Path, metavar="DIR", help="where the dataset's files are")
     evaluate.add_argument("--samples", type=_positive, metavar="N", help="only the first N images")
     evaluate.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
+    _imports(evaluate)
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
 
     _command(commands, "schema", "print the JSON Schema of recipes", _SCHEMA)
@@ -140,6 +142,11 @@ def _later(name: str) -> Callable[[argparse.Namespace], None]:
 def _recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", type=Path, help="a recipe file, e.g. recipes/quickstart.yaml")
     _overrides(command)
+
+
+def _imports(command: argparse.ArgumentParser) -> None:
+    text = "run this recipe's imports: first, for parts and models of your own"
+    command.add_argument("--recipe", type=Path, dest="imports_of", metavar="RECIPE", help=text)
 
 
 def _overrides(command: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ class Evaluator(Part):
     the machine.
     """
 
-    label: str | None = None
+    label: str | None = Field(None, pattern=r"^[\w][\w.-]*$")
     """What the metric is called in results; the evaluator's name if absent."""
     samples: int | None = Field(None, ge=1)
     """Judge only the first so many test images; all of them if absent."""

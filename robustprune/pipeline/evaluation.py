@@ -79,7 +79,8 @@ def evaluate(
         raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
     check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
     metrics: dict[str, Any] = {}
-    with Compute(ComputeOptions()) as compute:
+    layout = ComputeOptions(channels_last=bool(saved.metadata.get("channels_last")))
+    with Compute(layout) as compute:
         model = compute.placed(saved.model)
         for evaluator in evaluators:
             metrics |= judge(

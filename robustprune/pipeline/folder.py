@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, Any
 
 from robustprune.errors import UsageError
 from robustprune.files import write_json, write_text
 from robustprune.recipe import Recipe
 from robustprune.recipe.document import dump
 from robustprune.tracking.layout import flatten
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 
 class RunFolder:
@@ -25,6 +32,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resumed: bool = False) -> None:
         self.path = path
         self.resumed = resumed
+        self._lock: IO[str] | None = None
 
     @classmethod
     def open(
@@ -54,10 +62,12 @@ class RunFolder:
             if (path / "state" / "run.json").is_file():
                 _check_same(path, _identity(recipe, cut))
                 folder = cls(path, resumed=True)
+                folder._claim()
                 folder._tidy(recipe)
                 return folder
         folder = cls(path or _new(runs / recipe.name))
         folder._begin(recipe, cut, resume=resume)
+        folder._claim()
         return folder
 
     @property
@@ -109,6 +119,24 @@ class RunFolder:
             raise UsageError(
                 f"cannot write to {self.path}: {error.strerror}. Name another folder with --out."
             ) from None
+
+    def _claim(self) -> None:
+        """Keep other processes out for as long as this one lives, however it ends."""
+        if fcntl is None:  # no such locks on Windows
+            return
+        self._lock = (self.path / "state" / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"another process is running in {self.path}. Wait for it, or name another folder "
+                "with --out."
+            ) from None
+
+    def release(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
 
     def _tidy(self, recipe: Recipe) -> None:
         """Make up for the moment at which the process before was killed."""

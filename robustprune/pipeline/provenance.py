@@ -49,6 +49,7 @@ def provenance(
         "data": data,
         "objective": document["objective"],
         "evaluate": document["evaluate"],
+        "channels_last": recipe.compute.channels_last,
         "versions": {"robustprune": __version__, "torch": metadata.version("torch")},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -148,11 +149,18 @@ class Console:
         to.print(text, soft_wrap=True)
 
 
+class _Quiet(RichConsole):
+    """Goes on in silence when its reader has gone (``robustprune run … | head``)."""
+
+    def on_broken_pipe(self) -> None:
+        self.file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+
+
 def _rich(file: IO[str] | None, *, stderr: bool = False) -> RichConsole:
     """A rich console that prints text as it is: no markup, no emoji codes, no guessed colours."""
     stream = file or (sys.stderr if stderr else sys.stdout)
     terminal = stream.isatty()
-    return RichConsole(
+    return _Quiet(
         file=file,
         stderr=stderr,
         force_terminal=terminal,

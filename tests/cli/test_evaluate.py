@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from robustprune import evaluators
 from robustprune.cli.evaluate_command import evaluator_document
 from robustprune.errors import UsageError
 from robustprune.pipeline import RunResult
@@ -48,3 +49,36 @@ def test_an_evaluator_is_written_in_one_word() -> None:
     }
     with pytest.raises(UsageError, match="'eps' has no ="):
         evaluator_document("pgd:eps")
+
+
+OWN = '''
+import robustprune as rp
+
+
+@rp.evaluators.register("always_right")
+class AlwaysRight(rp.Evaluator):
+    """Counts every image."""
+
+    def judge(self, model, images, labels, *, seed):
+        return {self.metric: labels == labels}
+'''
+
+
+def test_parts_of_ones_own_come_from_the_imports_of_a_recipe(
+    command: Command, here: Path, small: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluators.names()
+    monkeypatch.setattr(evaluators.registry, "_parts", dict(evaluators.registry._parts))
+    (here / "own.py").write_text(OWN)
+    (here / "mine.yaml").write_text("imports: [own.py]\n")
+    words = [
+        "evaluate",
+        small.folder / "dense" / "model.safetensors",
+        "--evaluator",
+        "always_right",
+    ]
+    assert command(*words).code == 2
+    said = command(*words, "--recipe", "mine.yaml")
+    assert said.code == 0
+    assert "always_right" in said.out
+    assert "100.0" in said.out

@@ -25,7 +25,7 @@ def test_the_folder_holds_these_files_and_no_others(folder: Path) -> None:
     network_files = {
         f"{n}/{f}" for n in tiny.NETWORKS for f in ("model.safetensors", "history.json")
     }
-    state = {"state/run.json", "state/evaluations.json", "state/finished"}
+    state = {f"state/{f}" for f in ("run.json", "evaluations.json", "finished", "lock")}
     assert found == {"recipe.yaml", "results.json"} | network_files | state
 
 

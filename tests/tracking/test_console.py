@@ -22,6 +22,18 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
+def test_a_reader_that_has_gone_stops_nothing() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    out = Console(file=Gone())
+    out.info("to nobody")
+    out.info("nor this")
+    with out.progress("work", 1) as bar:
+        bar.advance()
+
+
 def test_a_finished_bar_is_one_plain_line_in_a_log_file() -> None:
     file = io.StringIO()
     with Console(file=file).progress("dense pretrain 1/8", 3) as bar:

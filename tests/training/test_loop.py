@@ -22,7 +22,6 @@ from tests.training.toys import (
     prepared,
     state_file,
     trainer,
-    weights,
 )
 
 

@@ -122,6 +122,7 @@ class _Run:
             self.tracker.finish(self._at_work, status)
             self.tracker.finish(None, status)
             self.tracker.close()
+            self.folder.release()
         return RunResult(self.folder.path, self.results)
 
     @property
