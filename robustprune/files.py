@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks, and goes without
+    fcntl = None
 
 
 @contextmanager
@@ -25,6 +32,24 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock(path: Path, *, wait: bool) -> ExitStack:
+    """Lock a file until the returned stack is closed, or the process ends in whatever way.
+
+    Args:
+        path: made if it does not exist, and left there.
+        wait: for a process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        file = held.enter_context(path.open("w", encoding="utf-8"))
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return held.pop_all()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robustprune.files import replacing, write_json, write_text
+from robustprune.files import lock, replacing, write_json, write_text
 
 
 def test_text_and_json_are_written_into_new_folders(tmp_path: Path) -> None:
@@ -58,3 +58,11 @@ def test_the_content_is_on_disk_before_it_takes_its_name(
     monkeypatch.setattr(os, "replace", noted_replace)
     write_text(tmp_path / "x", "y")
     assert events == ["sync", "rename", "sync"]
+
+
+def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path: Path) -> None:
+    held = lock(tmp_path / "new" / "lock", wait=False)
+    with pytest.raises(BlockingIOError):
+        lock(tmp_path / "new" / "lock", wait=False)
+    held.close()
+    lock(tmp_path / "new" / "lock", wait=True).close()

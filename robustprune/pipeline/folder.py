@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 from robustprune.errors import UsageError
-from robustprune.files import write_json, write_text
+from robustprune.files import lock, write_json, write_text
 from robustprune.recipe import Recipe
 from robustprune.recipe.document import dump
 from robustprune.tracking.layout import flatten
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
 
 
 class RunFolder:
@@ -32,7 +26,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resumed: bool = False) -> None:
         self.path = path
         self.resumed = resumed
-        self._lock: IO[str] | None = None
+        self._lock: ExitStack | None = None
 
     @classmethod
     def open(
@@ -122,12 +116,9 @@ class RunFolder:
 
     def _claim(self) -> None:
         """Keep other processes out for as long as this one lives, however it ends."""
-        if fcntl is None:  # no such locks on Windows
-            return
-        self._lock = (self.path / "state" / "lock").open("w", encoding="utf-8")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock = lock(self.path / "state" / "lock", wait=False)
+        except BlockingIOError:
             raise UsageError(
                 f"another process is running in {self.path}. Wait for it, or name another folder "
                 "with --out."

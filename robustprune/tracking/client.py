@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from robustprune.tracking.options import redact, scheme_of
+from robustprune.files import lock
+from robustprune.tracking.options import local_path, redact, scheme_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,14 +32,20 @@ _ENVIRONMENT = {
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at ``uri``. Imports MLflow; a new SQLite store is made at first use."""
+    """A client of the store at ``uri``. Imports MLflow; a new SQLite store is made."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if scheme_of(uri) == "file":  # asked for by name, so allowed although MLflow prefers SQLite
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    path = local_path(uri)
+    if scheme_of(uri) != "sqlite" or path is None:
+        return MlflowClient(tracking_uri=uri)
+    with lock(path.with_name(f"{path.name}.lock"), wait=True):  # two runs may start at once
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # makes the tables of a new store
+    return client
 
 
 @contextmanager

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from robustprune.files import lock
+from robustprune.tracking.client import connect
+
+
+def test_one_process_at_a_time_makes_a_new_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    class Client:
+        def __init__(self, tracking_uri: str) -> None:
+            calls.append(tracking_uri)
+
+        def search_experiments(self, **options: Any) -> None:
+            with pytest.raises(BlockingIOError):
+                lock(tmp_path / "runs" / "mlflow.db.lock", wait=False)
+            calls.append(options)
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    connect(uri)
+    assert calls == [uri, {"max_results": 1}]
+    lock(tmp_path / "runs" / "mlflow.db.lock", wait=False).close()
