@@ -19,7 +19,7 @@ COMMANDS = ["run", "check", "list", "show", "evaluate", "schema"]
 HEAVY = ["torch", "timm", "mlflow", "torchattacks", "accelerate", "sklearn", "pyarrow", "scipy"]
 
 _SCRIPT = """
-import contextlib, io, json, sys, time
+import contextlib, io, json, sys
 from robustprune.cli import main
 found = []
 for words in json.loads(sys.argv[1]):
@@ -30,13 +30,13 @@ for words in json.loads(sys.argv[1]):
         except SystemExit as end:
             code = end.code
     heavy = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
-    found.append([code, out.getvalue(), err.getvalue(), time.process_time(), heavy])
+    found.append([code, out.getvalue(), err.getvalue(), heavy])
 print(json.dumps(found))
 """
 
 
-def fresh(*lines: list[str]) -> list[tuple[int, str, str, float, list[str]]]:
-    """Commands in a process of their own: code, both streams, CPU seconds so far, heavy imports."""
+def fresh(*lines: list[str]) -> list[tuple[int, str, str, list[str]]]:
+    """Commands in a process of their own: code, both streams, heavy imports."""
     words = [sys.executable, "-c", _SCRIPT, json.dumps(lines), json.dumps(HEAVY)]
     ran = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     return [tuple(answer) for answer in json.loads(ran.stdout)]
@@ -47,28 +47,27 @@ def test_the_commands_are_these() -> None:
     assert list(subparsers.choices or ()) == COMMANDS
 
 
-def test_help_takes_less_than_a_second_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     answers = fresh(["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
     assert [code for code, *_ in answers] == [0] * len(answers)
-    (_, overview, err, _, _), (_, version, *_), *details = answers
+    (_, overview, err, _), (_, version, *_), *details = answers
     assert err == ""
     assert version == f"robustprune {__version__}\n"
     assert all(name in overview for name in COMMANDS)
     assert all("usage: robustprune" in out and "options:" in out for _, out, *_ in details)
-    assert answers[-1][3] < 1  # CPU seconds, all of them together
-    assert answers[-1][4] == []
+    assert answers[-1][3] == []
 
 
 def test_a_mistake_in_a_recipe_is_told_without_importing_torch(tmp_path: Path) -> None:
     recipe = tiny.write(tmp_path, {"pretrain": {"epoch": 1}})
-    ((code, out, err, _, heavy),) = fresh(["run", str(recipe)])
+    ((code, out, err, heavy),) = fresh(["run", str(recipe)])
     assert (code, out) == (2, "")
     assert "Did you mean 'epochs'?" in err
     assert heavy == []
 
 
 def test_parts_are_listed_without_importing_torch() -> None:
-    ((code, out, err, _, heavy),) = fresh(["list"])
+    ((code, out, err, heavy),) = fresh(["list"])
     assert (code, err) == (0, "")
     assert "objectives: benign, fgsm, free, pgd, trades" in out
     assert heavy == []

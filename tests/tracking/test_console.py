@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 
 import pytest
 
@@ -99,15 +98,6 @@ def test_a_bar_within_a_bar_is_plain(terminal: Terminal) -> None:
         outer.advance()
     assert terminal.getvalue().count("\x1b[?25l") == 1
     assert "inner  1/1" in terminal.getvalue()
-
-
-@pytest.mark.parametrize("live", [False, True])
-def test_advancing_is_cheap(live: bool, terminal: Terminal) -> None:
-    with Console(file=terminal if live else io.StringIO()).progress("x", 20_000) as bar:
-        began = time.perf_counter()
-        for _ in range(20_000):
-            bar.advance(loss=1.0, accuracy=0.5)
-        assert (time.perf_counter() - began) / 20_000 < 50e-6
 
 
 def test_text_is_printed_as_it_is_and_never_folded(capsys: pytest.CaptureFixture[str]) -> None:
