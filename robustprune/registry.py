@@ -69,6 +69,11 @@ class Registry(Generic[P]):
                     f"{self.singular} '{name}' is already registered, by {taken.__module__}."
                     f"{taken.__qualname__}. Register {part.__qualname__} under another name."
                 )
+            if vars(part).get("registered_name", name) != name:
+                raise UsageError(
+                    f"{self.singular} '{name}': {part.__qualname__} is registered already, as "
+                    f"'{part.registered_name}'. Extend it, and register the subclass."
+                )
             part.registered_name = name
             self._parts[name] = part
             return part  # type: ignore[return-value]  # issubclass narrows it to type[P]

@@ -20,7 +20,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 @contextmanager
 def fork(seed: int, *names: str | int) -> Iterator[int]:
-    """Run a block on fresh global generators (python, numpy, torch on every device).
+    """Run a block on fresh global generators (python, numpy, torch on the CPU and the GPU in use).
 
     Yields the derived seed; the generators' former states are back when the block ends.
     """
@@ -29,7 +29,8 @@ def fork(seed: int, *names: str | int) -> Iterator[int]:
 
     derived = derive(seed, *names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    in_use = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=in_use):
         random.seed(derived)
         np.random.seed(derived % 2**32)
         torch.manual_seed(derived)

@@ -66,14 +66,14 @@ def test_a_taken_name_is_refused_with_its_owner_and_the_remedy() -> None:
 @pytest.mark.parametrize("name", ["tree", "", 3, None, ["one"]])
 def test_an_unknown_name_is_refused_with_the_choices(name: str) -> None:
     toys = registry()
-    toys.register("three")(Toy)
+    toys.register("three")(type("Three", (Toy,), {}))
     with pytest.raises(UsageError, match=r"unknown toy .*Choices: three\..*'imports:'"):
         toys.get(name)
 
 
 def test_the_nearest_name_is_suggested() -> None:
     toys = registry()
-    toys.register("three")(Toy)
+    toys.register("three")(type("Three", (Toy,), {}))
     with pytest.raises(UsageError, match=r"unknown toy 'tree'\. Did you mean 'three'"):
         toys.create("tree")
 
@@ -130,3 +130,13 @@ def test_half_a_family_is_never_taken_for_the_whole(folder: Path) -> None:
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="toy_missing_library"):
             toys.names()
+
+
+def test_a_class_has_one_name() -> None:
+    registry = Registry("toys", base=Part, modules=[])
+    toy = type("Toy", (Part,), {"__doc__": "A toy."})
+    registry.register("one")(toy)
+    with pytest.raises(UsageError, match="Toy is registered already, as 'one'"):
+        registry.register("two")(toy)
+    registry.register("two")(type("Other", (toy,), {"__doc__": "Another."}))
+    assert registry.names() == ["one", "two"]

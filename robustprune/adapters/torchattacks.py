@@ -57,8 +57,11 @@ def perturb(
         MissingDependencyError: torchattacks is not installed.
         UsageError: there is no such attack, or it has no such argument.
     """
+    import torch
+
     check_arguments(attack, arguments)
-    with eval_mode(model):
+    # half precision rounds small steps and gradients away, which weakens an attack
+    with eval_mode(model), torch.autocast(images.device.type, enabled=False):
         build = getattr(_library(), attack)
         perturbed: Tensor = build(_contiguous(model), **arguments)(images.contiguous(), labels)
     return perturbed.detach()

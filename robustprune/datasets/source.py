@@ -164,7 +164,7 @@ class Mixed(Source):
     """Labelled images, with a fixed number of extra ones at the end of each training batch.
 
     An epoch is one pass over the labelled images. The extra ones are drawn without replacement
-    until all have been seen, then anew.
+    until all have been seen in this epoch, then anew.
 
     Args:
         labelled: counts as the source's images.

@@ -48,4 +48,4 @@ def _kth_largest(flat: Tensor, k: int) -> Tensor:
         # on a CPU numpy's selection is several times as fast as torch.kthvalue or torch.topk
         place = flat.numel() - k
         return torch.as_tensor(np.partition(flat.numpy(), place)[place])
-    return torch.topk(flat, k, sorted=True).values[-1]
+    return torch.topk(flat, k, sorted=False).values.min()

@@ -46,6 +46,15 @@ class Objective(Part):
         """
         raise TypeError(f"{type(self).__name__} must define __call__(model, images, labels, …)")
 
+    def validation_loss(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        """The loss by which epochs are compared, on images that are not trained on.
+
+        An objective whose state belongs to the training images overrides it.
+        """
+        return self(model, images, labels, progress)
+
     @property
     def repeats(self) -> int:
         """Optimizer steps to take on each batch."""

@@ -48,6 +48,14 @@ class Free(Objective):
         logits = model(self._perturbed)
         return Loss(F.cross_entropy(logits, labels), logits, {})
 
+    def validation_loss(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        """CE(f(x_adv), y) under PGD-10: the noise belongs to training images."""
+        from robustprune.objectives.adversarial import Pgd
+
+        return Pgd(eps=self.eps)(model, images, labels, progress)
+
     def after_backward(self) -> None:
         """δ ← clip(δ + step·sign(∇δ), ±eps)."""
         gradient = self._perturbed.grad

@@ -72,7 +72,7 @@ def _perturb_l2(
     def length(x: Tensor) -> Any:
         return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
 
-    with eval_mode(model):
+    with eval_mode(model), torch.autocast(images.device.type, enabled=False):
         with torch.no_grad():
             target = F.log_softmax(model(images), dim=1)
         perturbed = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
+from robustprune.errors import UsageError
 from robustprune.recipe import ComputeOptions
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Compute:
-    """Sets a run's device, precision and threads up, and puts the threads back afterwards.
+    """Sets a run's device, precision and threads up, and puts torch's settings back afterwards.
 
     Args:
         options: the recipe's.
@@ -32,6 +35,7 @@ class Compute:
     def __init__(self, options: ComputeOptions) -> None:
         self._options = options
         self._threads = torch.get_num_threads()
+        self._settings = ExitStack()
         last = options.channels_last
         self.memory_format = torch.channels_last if last else torch.preserve_format
 
@@ -42,17 +46,20 @@ class Compute:
 
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
-        AcceleratorState._reset_state()
+        AcceleratorState._reset_state(reset_partial_state=True)
         precision = self._options.precision
         self.accelerator = Accelerator(
             cpu=self._options.device == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
         )
+        if self.accelerator.num_processes > 1:
+            raise UsageError(
+                f"robustprune was started in {self.accelerator.num_processes} processes, which it "
+                "does not support yet. Start it in one: `robustprune run …`."
+            )
         self.device = self.accelerator.device
-        if self.device.type == "cuda":  # the same bits each time, as on a CPU
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.backends.cudnn.benchmark = False
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        if self.device.type == "cuda":
+            self._settings.enter_context(_exact_cuda())
         return self
 
     def placed(self, model: nn.Module) -> nn.Module:
@@ -60,5 +67,22 @@ class Compute:
         return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
     def __exit__(self, *error: object) -> None:
-        """Put torch's threads back."""
+        """Put torch's settings back."""
+        self._settings.close()
         torch.set_num_threads(self._threads)
+
+
+@contextmanager
+def _exact_cuda() -> Iterator[None]:
+    """The same bits each time, as on a CPU, and fp32 that is fp32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        torch.use_deterministic_algorithms(deterministic)

@@ -61,7 +61,6 @@ class RunFolder:
                 return folder
         folder = cls(path or _new(runs / recipe.name))
         folder._begin(recipe, cut, resume=resume)
-        folder._claim()
         return folder
 
     @property
@@ -86,6 +85,10 @@ class RunFolder:
         return self.path / "state" / f"{network}.{phase}.pt"
 
     @property
+    def _lock_file(self) -> Path:
+        return self.path / "state" / "lock"
+
+    @property
     def evaluations(self) -> Path:
         """What evaluators have found so far."""
         return self.path / "state" / "evaluations.json"
@@ -100,13 +103,14 @@ class RunFolder:
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise UsageError(f"{self.path} is a file. Name a folder with --out.")
-            if any(not _is_draft(path) for path in _files(self.path)):
+            if any(not _is_draft(p) for p in _files(self.path) if p != self._lock_file):
                 raise UsageError(
                     f"{self.path} holds no run that could be resumed. Name the folder of one."
                     if resume
                     else f"{self.path} is not empty. Go on with the run in it (--resume), or name "
                     "another folder (--out)."
                 )
+            self._claim()
             write_json(self.path / "state" / "run.json", _identity(recipe, cut))
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
         except OSError as error:
@@ -117,14 +121,14 @@ class RunFolder:
     def _claim(self) -> None:
         """Keep other processes out for as long as this one lives, however it ends."""
         try:
-            self._lock = lock(self.path / "state" / "lock", wait=False)
+            self._lock = lock(self._lock_file, wait=False)
         except BlockingIOError:
             raise UsageError(
                 f"another process is running in {self.path}. Wait for it, or name another folder "
                 "with --out."
             ) from None
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let other processes in again."""
         if self._lock is not None:
             self._lock.close()

@@ -8,7 +8,7 @@ from robustprune.training.phase import (
     Phase,
     PhaseName,
     norm_layers,
-    score_tensors,
+    norm_tensors,
     weight_tensors,
 )
 
@@ -42,7 +42,9 @@ def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -
                 "prune",
                 network,
                 recipe.prune,
-                trainable=score_tensors(masked, norms=method.train_norms),
+                trainable=masked.score_parameters(),
+                norms=norm_tensors(masked.model) if method.train_norms else (),
+                norm_lr=recipe.prune.norm_lr,
                 frozen=() if method.train_norms else norm_layers(masked.model),
                 materialised=masked.materialised,
                 settle=masked.select,

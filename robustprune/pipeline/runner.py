@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from robustprune.artifacts.dense import read_model, save_model
 from robustprune.datasets import Splits
-from robustprune.errors import InterruptedRun
+from robustprune.errors import InterruptedRun, InvalidError
 from robustprune.files import write_json
 from robustprune.masking import prunable_layers
 from robustprune.pipeline import results
@@ -25,7 +26,7 @@ from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
 from robustprune.pruners import Pruner
-from robustprune.recipe import Recipe, load_recipe
+from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.seeding import fork
 from robustprune.tracking import (
     Console,
@@ -71,6 +72,8 @@ def run(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    elif problems := inconsistencies(recipe):
+        raise InvalidError(problems)
     console = console or Console()
     check_store(recipe.tracking, runs)
     with Compute(recipe.compute) as compute:
@@ -78,11 +81,13 @@ def run(
         initial = initial_network(recipe, data)  # before anything is written: it may not fit
         cut = {"max_steps": max_steps}
         folder = RunFolder.open(recipe, runs=runs, out=out, resume=resume, cut=cut)
-        doing = "resuming" if folder.resumed else "running"
-        console.info(f"{doing} {recipe.name} in {folder.path}")
-        tracker = open_tracker(recipe.tracking, folder=folder.path, runs=runs, warn=console.warn)
-        job = _Run(recipe, data, initial, folder, tracker, console, compute, max_steps)
-        return job.finish()
+        with closing(folder):
+            doing = "resuming" if folder.resumed else "running"
+            console.info(f"{doing} {recipe.name} in {folder.path}")
+            options = recipe.tracking
+            tracker = open_tracker(options, folder=folder.path, runs=runs, warn=console.warn)
+            job = _Run(recipe, data, initial, folder, tracker, console, compute, max_steps)
+            return job.finish()
 
 
 @dataclass
@@ -122,7 +127,6 @@ class _Run:
             self.tracker.finish(self._at_work, status)
             self.tracker.finish(None, status)
             self.tracker.close()
-            self.folder.release()
         return RunResult(self.folder.path, self.results)
 
     @property

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from robustprune.recipe.load import load_recipe
+from robustprune.recipe.load import inconsistencies, load_recipe
 from robustprune.recipe.schema import ComputeOptions, PhaseOptions, PruneOptions, Recipe
 
-__all__ = ["ComputeOptions", "PhaseOptions", "PruneOptions", "Recipe", "load_recipe"]
+__all__ = [
+    "ComputeOptions",
+    "PhaseOptions",
+    "PruneOptions",
+    "Recipe",
+    "inconsistencies",
+    "load_recipe",
+]

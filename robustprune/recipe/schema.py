@@ -33,6 +33,9 @@ class PruneOptions(PhaseOptions):
 
     methods: list[Annotated[Part, PartOf("pruners")]] = Field(min_length=1)
     """Pruners; those that learn nothing skip the training."""
+    norm_lr: float | None = Field(None, gt=0)
+    """Learning rate of the norm layers, if they train; absent, the scores' own, as in HYDRA's
+    reference. Scores may need a rate at which norm layers diverge."""
     densities: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
     """Fractions of the prunable weights to keep."""
 

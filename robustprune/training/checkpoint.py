@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class PhaseState:
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
         with replacing(path) as temporary:
-            torch.save(asdict(self), temporary)
+            torch.save(vars(self), temporary)
 
     @classmethod
     def load(cls, path: Path) -> PhaseState | None:

@@ -106,10 +106,10 @@ class _PhaseRun:
             )
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for parameter in phase.trainable:
+        for parameter in phase.moving():
             parameter.requires_grad_(True)
         model.to(trainer.accelerator.device)
-        self.optimizer: Optimizer = phase.optimizer.build(phase.trainable)
+        self.optimizer: Optimizer = phase.build_optimizer()
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.state = PhaseState.load(path) or PhaseState()
         if self.state.epoch:
@@ -143,7 +143,7 @@ class _PhaseRun:
         self.phase.settle()
         if self.trainer.data.validation is not None:
             metrics |= self._validate()
-        sound = all(bool(parameter.isfinite().all()) for parameter in self.phase.trainable)
+        sound = all(bool(parameter.isfinite().all()) for parameter in self.phase.moving())
         if not sound or not math.isfinite(metrics.get("val_loss", 0.0)):
             self._check(math.nan)  # the last step did it: its own loss was computed before
         metrics |= self.phase.watch()
@@ -234,13 +234,14 @@ class _PhaseRun:
         source = trainer.data.validation
         assert source is not None
         device = trainer.accelerator.device
-        progress = Progress(self.state.epoch, self.state.step, self.state.step / self.total)
+        # as at the phase's end, so that epochs of a ramp can be compared
+        progress = Progress(phase.epochs - 1, self.total - 1, 1 - 1 / self.total)
         names = (phase.network, phase.name, self.state.epoch, "validation")
         with fork(trainer.seed, *names), eval_mode(self.model), phase.materialised():
             for images, labels in source.ordered(phase.batch_size):
                 with torch.enable_grad():  # objectives differentiate with respect to the images
                     images, labels = self._moved(images), labels.to(device)
-                    loss = self.objective(self.model, images, labels, progress)
+                    loss = self.objective.validation_loss(self.model, images, labels, progress)
                 meter.add(float(loss.total.detach()), loss, labels)
         return {f"val_{name}": value for name, value in meter.means(None).items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -14,9 +14,12 @@ from robustprune.masking import MaskedModel
 from robustprune.training.optimizers import OptimizerPart
 from robustprune.training.schedules import Schedule
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
 PhaseName = Literal["pretrain", "prune", "finetune"]
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class Phase:
         optimizer: made anew for the phase.
         schedule: factor on its learning rate.
         trainable: the tensors that move.
+        norms: norm layers' parameters that move too, where they have a learning rate of their own.
+        norm_lr: that rate; the optimizer's if None.
         frozen: modules that stay in eval mode (norm layers whose statistics must not move).
         materialised: opened around each step and each validation.
         settle: called after the last step of an epoch, before the network is judged and saved:
@@ -49,21 +54,35 @@ class Phase:
     optimizer: OptimizerPart
     schedule: Schedule
     trainable: Sequence[nn.Parameter]
+    norms: Sequence[nn.Parameter] = ()
+    norm_lr: float | None = None
     frozen: Sequence[nn.Module] = ()
     materialised: Callable[[], AbstractContextManager[None]] = nullcontext
     settle: Callable[[], None] = lambda: None
     watch: Callable[[], dict[str, float]] = field(default=dict)
 
+    def moving(self) -> list[nn.Parameter]:
+        """All tensors that move."""
+        return [*self.trainable, *self.norms]
+
+    def build_optimizer(self) -> Optimizer:
+        """A new optimizer over what moves."""
+        if not self.norms:
+            return self.optimizer.build(self.trainable)
+        norms: dict[str, Any] = {"params": list(self.norms)}
+        if self.norm_lr is not None:
+            norms["lr"] = self.norm_lr
+        return self.optimizer.build([{"params": list(self.trainable)}, norms])
+
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:
-    """Batch, instance, layer and group norms."""
+    """Batch, instance, layer, group and RMS norms of torch, and what extends them."""
     return [module for module in model.modules() if isinstance(module, _NORMS)]
 
 
-def score_tensors(masked: MaskedModel, *, norms: bool) -> list[nn.Parameter]:
-    """What the prune phase trains: the scores, and the norm layers' affine parameters."""
-    affine = [p for layer in norm_layers(masked.model) for p in layer.parameters()]
-    return masked.score_parameters() + (affine if norms else [])
+def norm_tensors(model: nn.Module) -> list[nn.Parameter]:
+    """The norm layers' affine parameters."""
+    return [parameter for layer in norm_layers(model) for parameter in layer.parameters()]
 
 
 def weight_tensors(masked: MaskedModel) -> list[nn.Parameter]:

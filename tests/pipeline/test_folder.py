@@ -23,5 +23,5 @@ def test_a_folder_at_work_keeps_others_out(recipe: Recipe, tmp_path: Path) -> No
     folder = opened(recipe, tmp_path / "run", resume=False)
     with pytest.raises(UsageError, match=r"another process is running in .*run"):
         opened(recipe, tmp_path / "run", resume=True)
-    folder.release()
+    folder.close()
     assert opened(recipe, tmp_path / "run", resume=True).resumed

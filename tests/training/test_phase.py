@@ -2,7 +2,9 @@ import pytest
 from torch import nn
 
 from robustprune.masking import attach
-from robustprune.training.phase import norm_layers, score_tensors, weight_tensors
+from robustprune.training import optimizers
+from robustprune.training.phase import norm_layers, norm_tensors, weight_tensors
+from tests.training import toys
 
 
 def network() -> nn.Sequential:
@@ -31,11 +33,21 @@ def test_norm_layers_of_every_kind_are_found():
     assert norm_layers(model) == [model[1], model[2], model[3], model[5][1], model[6]]
 
 
-@pytest.mark.parametrize("norms", [True, False])
-def test_the_prune_phase_trains_scores_and_norms_if_wanted(norms):
+def test_scores_and_norm_tensors_are_those_of_the_network():
     masked = attach(network(), density=0.5)
-    expected = SCORES + (AFFINE if norms else [])
-    assert names(masked.model, score_tensors(masked, norms=norms)) == expected
+    assert names(masked.model, masked.score_parameters()) == SCORES
+    assert names(masked.model, norm_tensors(masked.model)) == AFFINE
+
+
+@pytest.mark.parametrize(("norm_lr", "rates"), [(None, [50, 50]), (0.1, [50, 0.1])])
+def test_norm_layers_can_have_a_rate_of_their_own(norm_lr, rates):
+    model = network()
+    masked = attach(model, density=0.5)
+    phase = toys.prune_phase(masked, norm_lr=norm_lr, optimizer=optimizers.create("sgd", lr=50))
+    groups = phase.build_optimizer().param_groups
+    assert [group["lr"] for group in groups] == rates
+    assert [names(model, group["params"]) for group in groups] == [SCORES, AFFINE]
+    assert names(model, phase.moving()) == SCORES + AFFINE
 
 
 def test_the_finetune_phase_trains_everything_but_the_scores():

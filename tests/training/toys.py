@@ -23,7 +23,7 @@ from robustprune.tracking import Console
 from robustprune.training import optimizers, schedules
 from robustprune.training.loop import Trainer
 from robustprune.training.optimizers import OptimizerPart
-from robustprune.training.phase import Phase, norm_layers, score_tensors, weight_tensors
+from robustprune.training.phase import Phase, norm_layers, norm_tensors, weight_tensors
 from robustprune.types import Progress
 
 EPOCHS, BATCH, IMAGES = 3, 4, 14  # batches of 4, 4, 4 and 2
@@ -123,7 +123,8 @@ def dense_phase(model: nn.Module, **options: Any) -> Phase:
 def prune_phase(masked: MaskedModel, *, norms: bool = True, **options: Any) -> Phase:
     return _phase(
         "prune",
-        trainable=score_tensors(masked, norms=norms),
+        trainable=masked.score_parameters(),
+        norms=norm_tensors(masked.model) if norms else (),
         frozen=() if norms else norm_layers(masked.model),
         materialised=masked.materialised,
         settle=masked.select,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ class OptimizerPart(Part):
     lr: float = Field(gt=0)
     """Learning rate at the schedule's factor 1."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """A new optimizer with no state."""
+    def build(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> Optimizer:
+        """A new optimizer with no state.
+
+        Args:
+            parameters: tensors, or groups of them as torch.optim takes them.
+        """
         raise TypeError(f"{type(self).__name__} must define build(parameters)")

@@ -19,7 +19,7 @@ class _TorchOptimizer(OptimizerPart):
     weight_decay: float = Field(0.0, ge=0)
     """Factor of the decay (coupled ℓ2 but for adamw), on every trainable tensor alike."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> Optimizer:
         """The optimizer of torch.optim; this part's fields are its arguments."""
         import torch
 
