@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from robustprune.pipeline import run
-from robustprune.pipeline.results import accuracies
+from robustprune.pipeline.results import measured
 from robustprune.recipe import load_recipe
 from robustprune.tracking import Console
 
@@ -32,7 +32,9 @@ def main() -> None:
     for seed in [] if arguments.table_only else arguments.seeds:
         out = Path("runs") / "benchmarks" / recipe.name / f"seed-{seed}"
         overrides = [*arguments.set, f"seed={seed}"]
-        result = run(arguments.recipe, overrides=overrides, out=out, resume=True, console=Console())
+        result = run(
+            arguments.recipe, overrides=overrides, out=out, resume=out.exists(), console=Console()
+        )
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(result.folder / "results.json", folder / f"seed-{seed}.json")
     text = report(
@@ -47,7 +49,7 @@ def report(arguments: argparse.Namespace, runs: list[dict[str, Any]]) -> str:
     seeds = sorted(run["seed"] for run in runs)
     changes = "".join(f" --set {change}" for change in arguments.set)
     names = [entry["name"] for entry in runs[0]["networks"]]
-    metrics = accuracies(runs[0]["networks"])
+    metrics = list(measured([entry["metrics"] for entry in runs[0]["networks"]]))
     environment = runs[0]["environment"]
     versions = ", ".join(f"{key} {value}" for key, value in environment.items())
     lines = [

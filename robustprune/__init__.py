@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustprune.models import create_model
     from robustprune.objectives import Loss, Objective
     from robustprune.pipeline import RunResult, run
-    from robustprune.pruners import Pruner
+    from robustprune.pruners import LearnedPruner, OneShotPruner, Pruner
     from robustprune.recipe import Recipe, load_recipe
     from robustprune.training import optimizers, schedules
     from robustprune.training.optimizers import OptimizerPart
@@ -45,8 +45,10 @@ _NAMES = {
     "Allocation": "robustprune.masking.allocations",
     "Dataset": "robustprune.datasets",
     "Evaluator": "robustprune.evaluators",
+    "LearnedPruner": "robustprune.pruners",
     "Loss": "robustprune.objectives",
     "Objective": "robustprune.objectives",
+    "OneShotPruner": "robustprune.pruners",
     "OptimizerPart": "robustprune.training.optimizers",
     "Progress": "robustprune.types",
     "Pruner": "robustprune.pruners",
@@ -63,8 +65,10 @@ __all__ = [
     "Allocation",
     "Dataset",
     "Evaluator",
+    "LearnedPruner",
     "Loss",
     "Objective",
+    "OneShotPruner",
     "OptimizerPart",
     "Progress",
     "Pruner",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 Place = tuple[str | int, ...]
@@ -52,21 +52,31 @@ class InvalidError(UsageError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(
+    name: str, choices: Iterable[str], *, cutoff: float = 0.5, key: Callable[[str], str] = str
+) -> str:
     """`` Did you mean 'x'? Choices: a, b, x.``, to be put behind the sentence that names ``name``.
 
     Long lists are cut to the ten best matches.
+
+    Args:
+        name: what was given.
+        choices: what would have been right.
+        cutoff: how alike a choice must be to be suggested, in [0, 1].
+        key: what of a name is compared, e.g. a file's name without its suffix.
     """
     choices = sorted(choices)
-    folded = {choice.lower(): choice for choice in choices}
+    if not choices:
+        return " There are no options."
+    folded = {key(choice).lower(): choice for choice in choices}
 
     def matches(most: int, cutoff: float) -> list[str]:
-        found = difflib.get_close_matches(name.lower(), folded, n=most, cutoff=cutoff)
+        found = difflib.get_close_matches(key(name).lower(), folded, n=most, cutoff=cutoff)
         return [folded[match] for match in found]
 
-    close = matches(1, 0.5)
+    close = matches(1, cutoff)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     if len(choices) > 30:
         few = matches(10, 0.3)
         return f"{hint} Nearest of {len(choices)} choices: {', '.join(few) or 'none'}."
-    return f"{hint} Choices: {', '.join(choices) or 'none'}."
+    return f"{hint} Choices: {', '.join(choices)}."

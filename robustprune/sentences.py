@@ -82,6 +82,9 @@ def unknown_key(key: str, schema: type[BaseModel]) -> str:
     sections = [name for name, field in fields.items() if key in keys_of(field.annotation)]
     if sections:
         return f"unknown key '{key}'. It belongs under {' or '.join(map(repr, sections))}."
+    if not fields:
+        name = getattr(schema, "registered_name", "") or schema.__name__
+        return f"unknown key '{key}'. {name} has no options."
     return f"unknown key '{key}'.{nearest(key, fields)}"
 
 

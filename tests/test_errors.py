@@ -55,7 +55,16 @@ def test_a_choice_in_capitals_is_suggested_as_it_is_written() -> None:
 
 
 def test_no_choice_at_all_is_said() -> None:
-    assert nearest("x", []) == " Choices: none."
+    assert nearest("x", []) == " There are no options."
+
+
+def test_names_are_compared_by_their_key_down_to_the_cutoff() -> None:
+    choices = ["alpha.yaml", "quickstart.yml"]
+    assert "Did you mean" in nearest("omega.yaml", choices), "the suffix is alike"
+    assert "Did you mean" not in nearest("omega.yaml", choices, key=lambda n: n.split(".")[0])
+    assert "Did you mean" not in nearest("omega.yaml", choices, cutoff=0.9)
+    found = nearest("quickstart.txt", choices, cutoff=1, key=lambda n: n.split(".")[0])
+    assert found == " Did you mean 'quickstart.yml'? Choices: alpha.yaml, quickstart.yml."
 
 
 def test_long_lists_are_cut_to_the_best_ten() -> None:

@@ -14,6 +14,7 @@ def command(arguments: Namespace) -> None:
     from robustprune.artifacts.dense import read_model
     from robustprune.files import write_json
     from robustprune.pipeline.evaluation import evaluate, parts_of
+    from robustprune.pipeline.results import measured, shown
 
     console = Console()
     saved = read_model(arguments.model)
@@ -25,9 +26,12 @@ def command(arguments: Namespace) -> None:
         samples=arguments.samples,
     )
     metrics = evaluate(saved, data, evaluators, seed=arguments.seed, console=console)
-    names = [name for name in metrics if f"{name}_n" in metrics]
-    rows = [[name, *_cells(metrics, name)] for name in names]
-    console.table(str(arguments.model), ["metric", "accuracy %", "95 % interval", "images"], rows)
+    rows = [
+        [f"{name} %" if fraction else name, shown(metrics, name), str(metrics[f"{name}_n"])]
+        for name, fraction in measured([metrics]).items()
+    ]
+    console.info(str(arguments.model))
+    console.table("± half of a 95 % interval", ["metric", "value", "images"], rows)
     if arguments.json:
         try:
             write_json(arguments.json, {"model": str(arguments.model), "metrics": metrics})
@@ -45,9 +49,3 @@ def evaluator_document(text: str) -> dict[str, Any]:
             raise UsageError(f"--evaluator {text}: expected NAME:KEY=VALUE,…; '{option}' has no =.")
         document[key.strip()] = value.strip()
     return document
-
-
-def _cells(metrics: dict[str, Any], name: str) -> list[str]:
-    low, high = metrics[f"{name}_interval"]
-    accuracy = f"{100 * metrics[name]:.1f}"
-    return [accuracy, f"{100 * low:.1f} to {100 * high:.1f}", str(metrics[f"{name}_n"])]

@@ -9,7 +9,7 @@ from types import FrameType
 
 from robustprune.errors import InterruptedRun
 from robustprune.recipe import load_recipe
-from robustprune.tracking import Console
+from robustprune.tracking import Console, describe_store
 
 
 def command(arguments: Namespace) -> None:
@@ -17,7 +17,7 @@ def command(arguments: Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     signal.signal(signal.SIGTERM, _terminate)  # a scheduler's stop is an interruption
     console = Console(quiet=arguments.quiet)
-    from robustprune.pipeline import run
+    from robustprune.pipeline import RUNS, run
 
     try:
         result = run(
@@ -29,11 +29,12 @@ def command(arguments: Namespace) -> None:
         )
     except InterruptedRun as stop:
         raise InterruptedRun(f"Resume with: {_resume_line(arguments, str(stop))}") from None
-    console.table(f"{recipe.name}, seed {recipe.seed}", *result.table())
+    console.table(result.title, *result.table())
     console.info(
         "accuracies in percent, ± half of a 95 % interval; turnover: kept but not at first"
     )
     console.info(f"written to {result.folder}")
+    console.info(describe_store(recipe.tracking, RUNS))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -41,7 +42,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _resume_line(arguments: Namespace, folder: str) -> str:
-    words = ["robustprune", "run", str(arguments.recipe), "--resume", "--out", folder]
+    words = ["robustprune", "run", str(arguments.recipe.absolute()), "--resume", "--out", folder]
     for override in arguments.overrides:
         words += ["--set", override]
     if arguments.max_steps:

@@ -32,8 +32,8 @@ def _run_folder(console: Console, path: Path) -> None:
     if results is None:
         raise UsageError(f"{path} is no run folder: it has no results.json.")
     try:
-        title = f"{results['recipe']}, seed {results['seed']}"
-        columns, rows = RunResult(path, results).table()
+        result = RunResult(path, results)
+        title, (columns, rows) = result.title, result.table()
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
             f"{path / 'results.json'} was not written by a run ({type(error).__name__}: {error})."

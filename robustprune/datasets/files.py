@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustprune.datasets.base import Dataset
 from robustprune.datasets.locate import missing, places
+from robustprune.datasets.tidy import tidied
 from robustprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class FileDataset(Dataset):
     """What the Hugging Face hub calls the dataset, for the message that says how to get it."""
 
     download: bool = True
-    """Whether torchvision may download the files if they are not found."""
+    """Whether torchvision may download the files if they are not found; `check` would, too."""
 
     @abstractmethod
     def marker(self, *, train: bool) -> str:
@@ -59,7 +60,8 @@ class FileDataset(Dataset):
         reason = "With 'download: true', torchvision would fetch its own."
         if self.download:
             try:
-                return self._from_torchvision(candidates[-1], train)
+                with tidied(candidates[-1]):
+                    return self._from_torchvision(candidates[-1], train)
             except UsageError as error:
                 reason = str(error)
         raise missing(

@@ -31,7 +31,7 @@ def summarise(results: Sequence[PerImage]) -> dict[str, float | int | list[float
 
     A boolean entry ``x`` gives the fraction ``x``, the number of images ``x_n`` and its 95 %
     interval ``x_interval`` as ``[low, high]``. A floating one gives its median over the finite
-    entries, and nothing at all if none is finite: JSON knows no NaN.
+    entries and their number, and nothing at all if none is finite: JSON knows no NaN.
     """
     import torch
 
@@ -41,7 +41,8 @@ def summarise(results: Sequence[PerImage]) -> dict[str, float | int | list[float
         if values.dtype == torch.bool:
             metrics |= _fraction(name, values)
         elif values.isfinite().any():
-            metrics[name] = values[values.isfinite()].double().quantile(0.5).item()
+            finite = values[values.isfinite()].double()
+            metrics |= {name: finite.quantile(0.5).item(), f"{name}_n": len(finite)}
     return metrics
 
 

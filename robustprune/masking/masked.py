@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def attach(
     *,
     density: float,
     allocation: str | Allocation = "uniform",
-    scores: ScoreInit = "scaled_magnitude",
+    scores: ScoreInit | Callable[[Tensor], Tensor] = "scaled_magnitude",
 ) -> MaskedModel:
     """Mask every prunable weight of ``model``, in place.
 
@@ -51,7 +51,8 @@ def attach(
         model: any network with Conv2d or Linear layers that are not masked yet.
         density: fraction of the prunable weights to keep, in (0, 1].
         allocation: a registered name or an instance.
-        scores: how the scores start. Random ones draw from the global generator.
+        scores: how the scores start, by name, or a function from a layer's weight to scores of
+            its shape. Random ones draw from the global generator.
 
     Raises:
         UsageError: density out of range, or nothing in ``model`` can be masked.

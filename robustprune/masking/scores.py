@@ -13,7 +13,7 @@ ScoreInit = Literal["scaled_magnitude", "magnitude", "kaiming", "xavier", "rando
 """The names of the initialisations, as recipes write them."""
 
 
-def init_scores(weight: Tensor, name: ScoreInit) -> Tensor:
+def init_scores(weight: Tensor, name: ScoreInit | Callable[[Tensor], Tensor]) -> Tensor:
     """Scores for one layer, of the weight's shape, dtype, device and memory format.
 
     Args:
@@ -21,12 +21,13 @@ def init_scores(weight: Tensor, name: ScoreInit) -> Tensor:
         name: ``scaled_magnitude`` is HYDRA's; ``magnitude`` is the weight itself; ``kaiming`` and
             ``xavier`` are uniform within a bound of the layer's own, ``random`` is uniform in
             [0, 1) in every layer. Those three draw from the global generator, which the caller
-            forks.
+            forks. Or a function of the weight that gives scores of its shape.
     """
     import torch
 
     # contiguous, so that random scores do not depend on the memory format
-    scores = _INITS[name](weight.detach().contiguous())
+    initialise = _INITS[name] if isinstance(name, str) else name
+    scores = initialise(weight.detach().contiguous())
     return torch.empty_like(weight).copy_(scores)
 
 

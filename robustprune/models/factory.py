@@ -148,7 +148,8 @@ def _backbone(
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise UsageError(
             f"model '{name}' cannot be built with {given}: {type(error).__name__}: {error}. "
-            "Remove or correct what is wrong under 'model.args'."
+            "Correct or remove what is wrong among the arguments of the model; in a recipe they "
+            "are under model.args."
         ) from error
     return model
 

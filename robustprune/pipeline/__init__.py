@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from robustprune.pipeline.results import RunResult
-from robustprune.pipeline.runner import run
+from robustprune.pipeline.runner import RUNS, run
 
-__all__ = ["RunResult", "run"]
+__all__ = ["RUNS", "RunResult", "run"]

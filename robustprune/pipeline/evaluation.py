@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,11 @@ def parts_of(
     documents = [dict(d) for d in evaluators or metadata.get("evaluate") or [{"name": "clean"}]]
     if samples is not None:
         documents = [{**document, "samples": samples} for document in documents]
-    return _create("datasets", source), [_create("evaluators", d) for d in documents]
+    parts = [_create("evaluators", document) for document in documents]
+    for name, number in Counter(part.metric for part in parts).items():  # type: ignore[attr-defined]
+        if number > 1:
+            raise UsageError(f"evaluator '{name}' stands {number} times; give each a label=….")
+    return _create("datasets", source), parts
 
 
 def evaluate(

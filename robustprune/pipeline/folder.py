@@ -47,11 +47,12 @@ class RunFolder:
         """
         path = out
         if resume:
-            path = path or _newest(runs / recipe.name)
-            if path is None:
+            path = path or _newest(runs / recipe.name, _identity(recipe, cut))
+            if path is None or not path.exists():
+                where = path or f"{runs / recipe.name}: no unfinished run there is of this recipe"
                 raise UsageError(
-                    f"nothing to resume: there is no unfinished run in {runs / recipe.name}. "
-                    "Run without --resume, or name the folder with --out."
+                    f"nothing to resume in {where}. Run without --resume, or name the folder of an "
+                    "unfinished run with --out."
                 )
             if (path / "state" / "run.json").is_file():
                 _check_same(path, _identity(recipe, cut))
@@ -93,6 +94,11 @@ class RunFolder:
         """What evaluators have found so far."""
         return self.path / "state" / "evaluations.json"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run in it is complete."""
+        return (self.path / "state" / "finished").exists()
+
     def finish(self) -> None:
         """Note that the run is complete, and drop the states of its phases."""
         for path in (self.path / "state").glob("*.pt"):
@@ -111,12 +117,23 @@ class RunFolder:
                     "another folder (--out)."
                 )
             self._claim()
+            self._keep_code(recipe)
             write_json(self.path / "state" / "run.json", _identity(recipe, cut))
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
         except OSError as error:
             raise UsageError(
                 f"cannot write to {self.path}: {error.strerror}. Name another folder with --out."
             ) from None
+
+    def _keep_code(self, recipe: Recipe) -> None:
+        """Copy the files that the recipe imports, so that the run can be repeated from here."""
+        names = [file.name for file in recipe.files.values()]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UsageError(
+                f"imports: several files are called {twice.pop()}. Rename one of them."
+            )
+        for file in recipe.files.values():
+            write_text(self.path / "imports" / file.name, file.read_text(encoding="utf-8"))
 
     def _claim(self) -> None:
         """Keep other processes out for as long as this one lives, however it ends."""
@@ -163,19 +180,27 @@ def _identity(recipe: Recipe, cut: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_same(path: Path, identity: dict[str, Any]) -> None:
-    before = flatten(read_json(path / "state" / "run.json", {}))
-    now = flatten(json.loads(json.dumps(identity)))
-    missing = object()
-    changed = [k for k in before | now if before.get(k, missing) != now.get(k, missing)]
-    if changed:
-        lines = [
-            f"  {k}: was {before.get(k, 'absent')}, is {now.get(k, 'absent')}" for k in changed
-        ]
+    changes = _changes(path, identity)
+    if changes:
+        more = [f"  and {len(changes) - 10} more"] if len(changes) > 10 else []
         raise UsageError(
             f"{path} was made by another recipe and cannot be resumed with this one:\n"
-            + "\n".join(lines[:10])
+            + "\n".join(changes[:10] + more)
             + "\nResume with the recipe in that folder, or run without --resume."
         )
+
+
+def _changes(path: Path, identity: dict[str, Any]) -> list[str]:
+    """How the run in ``path`` differs from one of this identity, a line an option."""
+    before = flatten(read_json(path / "state" / "run.json", {}))
+    now = flatten(json.loads(json.dumps(identity)))
+    missing = "absent"
+    return [
+        f"  {key.removeprefix('recipe.')}: was {json.dumps(before.get(key, missing))}, "
+        f"is {json.dumps(now.get(key, missing))}"
+        for key in before | now
+        if before.get(key, missing) != now.get(key, missing)
+    ]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -193,10 +218,12 @@ def _new(parent: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _newest(parent: Path) -> Path | None:
+def _newest(parent: Path, identity: dict[str, Any]) -> Path | None:
+    """The newest unfinished run of this very recipe."""
     unfinished = [
         path.parent.parent
         for path in parent.glob("*/state/run.json")
         if not (path.parent / "finished").exists()
     ]
-    return max(unfinished, key=lambda path: path.name, default=None)
+    fitting = [path for path in unfinished if not _changes(path, identity)]
+    return max(fitting, key=lambda path: path.name, default=None)

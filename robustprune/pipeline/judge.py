@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from robustprune.errors import UsageError
 from robustprune.evaluators.accuracy import summarise
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from robustprune.datasets.source import Source
@@ -48,7 +49,7 @@ def judge(
     with console.progress(f"{network} {evaluator.metric}", n, unit="image") as bar:
         for verdict in evaluator.evaluate(model, batches, seed=seed, network=network):
             verdicts.append(verdict)
-            correct = sum(int(v[evaluator.metric].sum()) for v in verdicts)
-            seen = sum(len(v[evaluator.metric]) for v in verdicts)
-            bar.advance(len(verdict[evaluator.metric]), accuracy=correct / seen)
+            values = torch.cat([v[evaluator.metric] for v in verdicts])
+            kind = "accuracy" if values.dtype == torch.bool else "mean"
+            bar.advance(len(verdict[evaluator.metric]), **{kind: float(values.double().mean())})
     return summarise(verdicts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from robustprune.pruners import LearnedPruner, OneShotPruner, Pruner
 from robustprune.training.phase import (
     Phase,
     PhaseName,
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from robustprune.masking import MaskedModel
-    from robustprune.pruners import Pruner
     from robustprune.recipe import PhaseOptions, Recipe
 
 
@@ -35,8 +35,8 @@ def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -
         masked: the network's masks.
     """
     phases = []
-    if method.learns:
-        assert recipe.prune is not None
+    assert recipe.prune is not None
+    if isinstance(method, LearnedPruner):
         phases.append(
             _phase(
                 "prune",
@@ -58,6 +58,7 @@ def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -
                 "finetune",
                 network,
                 recipe.finetune,
+                epochs=finetune_epochs(recipe, method),
                 trainable=weights,
                 materialised=masked.materialised,
             )
@@ -65,11 +66,20 @@ def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -
     return phases
 
 
+def finetune_epochs(recipe: Recipe, method: Pruner) -> int:
+    """Epochs of a method's finetune phase."""
+    assert recipe.prune is not None
+    if recipe.finetune is None:
+        return 0
+    equal = isinstance(method, OneShotPruner) and method.equal_compute
+    return recipe.finetune.epochs + (recipe.prune.epochs if equal else 0)
+
+
 def _phase(name: PhaseName, network: str, options: PhaseOptions, **rest: Any) -> Phase:
     return Phase(
         name=name,
         network=network,
-        epochs=options.epochs,
+        epochs=rest.pop("epochs", options.epochs),
         batch_size=options.batch_size,
         accumulate=options.accumulate,
         select=options.select,

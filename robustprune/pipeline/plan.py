@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustprune.masking import prunable_layers
 from robustprune.pipeline.network import initial_network
+from robustprune.pipeline.phases import finetune_epochs
+from robustprune.pipeline.runner import RUNS
+from robustprune.pruners import LearnedPruner
 from robustprune.seeding import fork
+from robustprune.tracking import describe_store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,25 +55,26 @@ class Plan:
         pretrain = ["dense", "pretrain", *self._cost(recipe.pretrain)]
         rows = [pretrain]
         for name, method, _ in self._pruned():
-            if method.learns and recipe.prune is not None:
+            if isinstance(method, LearnedPruner) and recipe.prune is not None:
                 rows.append([name, "prune", *self._cost(recipe.prune)])
             if recipe.finetune is not None:
-                rows.append([name, "finetune", *self._cost(recipe.finetune)])
+                epochs = finetune_epochs(recipe, method)
+                rows.append([name, "finetune", *self._cost(recipe.finetune, epochs)])
         total = sum(int(row[-1].replace(",", "")) for row in rows)
         rows.append(["all", "", "", "", f"{total:,}"])
         return ["network", "phase", "epochs", "steps an epoch", "steps"], rows
 
     def paths(self) -> list[str]:
         """What a run would write, the run's id left open."""
-        folder = Path("runs") / self.recipe.name / "<id>"
+        folder = RUNS / self.recipe.name / "<id>"
         files = ["recipe.yaml", "results.json", "dense/model.safetensors", "dense/history.json"]
         for name, method, _ in self._pruned():
             files.append(f"{name}/model.safetensors")
-            if method.learns or self.recipe.finetune is not None:
+            if isinstance(method, LearnedPruner) or self.recipe.finetune is not None:
                 files.append(f"{name}/history.json")
-        tracking = self.recipe.tracking
-        store = [f"MLflow: {tracking.uri or 'runs/mlflow.db'}, experiment '{tracking.experiment}'"]
-        return [str(folder / file) for file in files] + (store if tracking.enabled else [])
+        files += [f"imports/{file.name}" for file in self.recipe.files.values()]
+        store = describe_store(self.recipe.tracking, RUNS)
+        return [*(str(folder / file) for file in files), store]
 
     def _pruned(self) -> list[tuple[str, Pruner, float]]:
         prune = self.recipe.prune
@@ -84,11 +88,12 @@ class Plan:
             masked = method.attach(copy.deepcopy(self.model), density)
         return {layer.name: layer.kept for layer in masked.report()}
 
-    def _cost(self, phase: PhaseOptions) -> list[str]:
+    def _cost(self, phase: PhaseOptions, epochs: int | None = None) -> list[str]:
         assert self.data.train is not None
         repeats = getattr(self.recipe.objective, "repeats", 1)
         steps = self.data.train.steps(phase.batch_size) * repeats
-        return [str(phase.epochs), f"{steps:,}", f"{phase.epochs * steps:,}"]
+        epochs = phase.epochs if epochs is None else epochs
+        return [str(epochs), f"{steps:,}", f"{epochs * steps:,}"]
 
 
 def plan(recipe: Recipe) -> Plan:

@@ -23,6 +23,7 @@ def provenance(
     pruner: Pruner | None,
     density: float,
     turnover: float | None,
+    max_steps: int | None = None,
 ) -> dict[str, Any]:
     """The metadata of one network's file: no time, no run id, no absolute path.
 
@@ -33,12 +34,15 @@ def provenance(
         pruner: None for the dense network.
         density: as asked for.
         turnover: share of the kept weights that the initial scores did not keep.
+        max_steps: set if phases were cut.
     """
     document = recipe.document()
     data = {k: v for k, v in document["data"].items() if not (k == "root" and _absolute(v))}
     data.pop("extra", None)
+    cut = {} if max_steps is None else {"max_steps": max_steps}
     return {
         "format": FORMAT,
+        **cut,
         "network": network,
         "model": model,
         "pruner": None if pruner is None else pruner.model_dump(mode="json"),

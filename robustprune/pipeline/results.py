@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from robustprune import __version__
+from robustprune.errors import UsageError, nearest
+from robustprune.pipeline.folder import RunFolder
 
 VERSION = 1
 _LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "accelerate", "numpy")
@@ -35,20 +38,51 @@ class RunResult:
         return networks
 
     def network(self, name: str) -> dict[str, Any]:
-        """The entry of one network, e.g. ``hydra-0.01``."""
-        return next(entry for entry in self.networks if entry["name"] == name)
+        """The entry of one network, e.g. ``hydra-0.01``.
+
+        Raises:
+            UsageError: the run has no such network (yet).
+        """
+        entries = {entry["name"]: entry for entry in self.networks}
+        if name not in entries:
+            raise UsageError(f"the run has no network '{name}'.{nearest(name, entries)}")
+        return entries[name]
+
+    @property
+    def title(self) -> str:
+        """The recipe, the seed, and whether this is less than a whole run."""
+        results = self.results
+        cut = f", cut at {results['max_steps']} steps a phase" if "max_steps" in results else ""
+        finished = RunFolder(self.folder).finished
+        return (
+            f"{results['recipe']}, seed {results['seed']}{cut}{'' if finished else ', unfinished'}"
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows for people: what was kept, and each accuracy in percent."""
-        metrics = accuracies(self.networks)
-        columns = ["network", "density", "kept", "turnover", *(f"{name} %" for name in metrics)]
+        metrics = measured([entry["metrics"] for entry in self.networks])
+        heads = [f"{name} %" if fraction else name for name, fraction in metrics.items()]
+        columns = ["network", "density", "kept", "turnover", *heads]
         return columns, [_row(entry, metrics) for entry in self.networks]
 
 
-def accuracies(networks: list[dict[str, Any]]) -> list[str]:
-    """The metrics that have a number of images beside them, in the order they were measured."""
-    names = [name for entry in networks for name in entry["metrics"]]
-    return [name for name in dict.fromkeys(names) if f"{name}_n" in names]
+def measured(networks: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """The metrics of some networks in the order they were measured, and which are accuracies.
+
+    A metric has its number of images beside it, an accuracy an interval too.
+    """
+    names = dict.fromkeys(name for metrics in networks for name in metrics)
+    return {name: f"{name}_interval" in names for name in names if f"{name}_n" in names}
+
+
+def shown(metrics: Mapping[str, Any], name: str) -> str:
+    """A metric for people: an accuracy in percent ± half of its interval, or a number."""
+    if name not in metrics:
+        return "–"
+    if f"{name}_interval" not in metrics:
+        return f"{metrics[name]:.4g}"
+    low, high = metrics[f"{name}_interval"]
+    return f"{100 * metrics[name]:.1f} ± {50 * (high - low):.1f}"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -64,7 +98,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def document(
-    *, recipe: dict[str, Any], networks: list[dict[str, Any]], environment: dict[str, Any]
+    *,
+    recipe: dict[str, Any],
+    networks: list[dict[str, Any]],
+    environment: dict[str, Any],
+    max_steps: int | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``.
 
@@ -72,19 +110,22 @@ def document(
         recipe: the resolved recipe.
         networks: an entry each, as in README.
         environment: see `environment`.
+        max_steps: set if phases were cut, so that nobody takes the run for a whole one.
     """
+    cut = {} if max_steps is None else {"max_steps": max_steps}
     return {
         "version": VERSION,
         "robustprune": __version__,
         "recipe": recipe["name"],
         "seed": recipe["seed"],
+        **cut,
         "environment": environment,
         "networks": networks,
         "params": recipe,
     }
 
 
-def _row(entry: dict[str, Any], metrics: list[str]) -> list[str]:
+def _row(entry: dict[str, Any], metrics: Iterable[str]) -> list[str]:
     turnover = entry["turnover"]
     cells = [
         entry["name"],
@@ -92,15 +133,7 @@ def _row(entry: dict[str, Any], metrics: list[str]) -> list[str]:
         f"{entry['kept']:,}",
         "–" if turnover is None else f"{100 * turnover:.1f} %",
     ]
-    return cells + [_percent(entry["metrics"], name) for name in metrics]
-
-
-def _percent(metrics: dict[str, Any], name: str) -> str:
-    if name not in metrics:
-        return "–"
-    low, high = metrics[f"{name}_interval"]
-    value = metrics[name]
-    return f"{100 * value:.1f} ± {50 * (high - low):.1f}"
+    return cells + [shown(entry["metrics"], name) for name in metrics]
 
 
 def _version(library: str) -> str | None:

@@ -45,14 +45,18 @@ if TYPE_CHECKING:
     from robustprune.evaluators import Evaluator
 
 
+RUNS = Path("runs")
+"""Where run folders and the default MLflow store are kept."""
+
+
 def run(
     recipe: str | Path | Recipe,
     *,
     overrides: Sequence[str] = (),
-    out: Path | None = None,
+    out: str | Path | None = None,
     resume: bool = False,
     max_steps: int | None = None,
-    runs: Path = Path("runs"),
+    runs: str | Path = RUNS,
     console: Console | None = None,
 ) -> RunResult:
     """Run a recipe to its end.
@@ -74,7 +78,8 @@ def run(
         recipe = load_recipe(recipe, overrides)
     elif problems := inconsistencies(recipe):
         raise InvalidError(problems)
-    console = console or Console()
+    console, runs = console or Console(), Path(runs)
+    out = None if out is None else Path(out)
     check_store(recipe.tracking, runs)
     with Compute(recipe.compute) as compute:
         data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
@@ -83,6 +88,7 @@ def run(
         folder = RunFolder.open(recipe, runs=runs, out=out, resume=resume, cut=cut)
         with closing(folder):
             doing = "resuming" if folder.resumed else "running"
+            doing = "finished already:" if folder.finished else doing
             console.info(f"{doing} {recipe.name} in {folder.path}")
             options = recipe.tracking
             tracker = open_tracker(options, folder=folder.path, runs=runs, warn=console.warn)
@@ -120,7 +126,7 @@ class _Run:
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
-            raise InterruptedRun(self.folder.path) from None
+            raise InterruptedRun(self.folder.path.absolute()) from None
         finally:
             for path in (self.folder.path / "recipe.yaml", self.folder.results):
                 self.tracker.artifact(None, path)
@@ -133,7 +139,10 @@ class _Run:
     def results(self) -> dict[str, Any]:
         """The content of ``results.json`` so far."""
         return results.document(
-            recipe=self.document, networks=self.networks, environment=self.environment
+            recipe=self.document,
+            networks=self.networks,
+            environment=self.environment,
+            max_steps=self.max_steps,
         )
 
     def _networks(self) -> None:
@@ -222,6 +231,7 @@ class _Run:
             pruner=pruner,
             density=density,
             turnover=turnover,
+            max_steps=self.max_steps,
         )
         save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
         self.tracker.artifact(name, self.folder.model(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustprune.pruners.base import Pruner
+from robustprune.pruners.base import LearnedPruner, OneShotPruner, Pruner
 from robustprune.registry import Registry
 
 registry: Registry[Pruner] = Registry(
@@ -12,4 +12,4 @@ registry: Registry[Pruner] = Registry(
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 
-__all__ = ["Pruner", "create", "get", "names", "register"]
+__all__ = ["LearnedPruner", "OneShotPruner", "Pruner", "create", "get", "names", "register"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -18,19 +18,14 @@ if TYPE_CHECKING:
 class Pruner(Part):
     """Finds which weights of a dense network to keep.
 
-    `attach` decides how scores start. A pruner that `learns` then has them trained by the prune
-    phase, with the recipe's objective; one that does not goes to finetuning as it is.
+    `attach` masks the network and decides how its scores start. Extend `LearnedPruner` if the prune
+    phase is to train them, or `OneShotPruner` if the network goes to finetuning as it is.
     """
-
-    learns: ClassVar[bool] = False
 
     label: str | None = Field(None, pattern=r"^[\w][\w.-]*$")
     """Names the networks in results, to tell variants of a method apart."""
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "uniform"})]
     """How the network's density is shared out among its layers."""
-    train_norms: bool = True
-    """Whether norm layers train in the prune phase, as in HYDRA's reference; else they, and their
-    running statistics, stay as they are."""
 
     @property
     def variant(self) -> str:
@@ -49,3 +44,18 @@ class Pruner(Part):
             density: fraction of the prunable weights to keep, in (0, 1].
         """
         raise TypeError(f"{type(self).__name__} must define attach(model, density)")
+
+
+class LearnedPruner(Pruner):
+    """Scores are trained by the prune phase, with the recipe's objective."""
+
+    train_norms: bool = True
+    """Whether norm layers train in the prune phase, as in HYDRA's reference; else they, and their
+    running statistics, stay as they are."""
+
+
+class OneShotPruner(Pruner):
+    """Nothing is learned about the mask; the prune phase is skipped."""
+
+    equal_compute: bool = False
+    """Finetune for prune + finetune epochs: as long as a method that learns trains in all."""

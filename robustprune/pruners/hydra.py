@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from robustprune.masking.scores import ScoreInit
 from robustprune.pruners import register
-from robustprune.pruners.base import Pruner
+from robustprune.pruners.base import LearnedPruner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
 
 @register("hydra")
-class Hydra(Pruner):
+class Hydra(LearnedPruner):
     """Scores learned by SGD on the robust objective, weights frozen. Source: HYDRA, Sec. 3."""
-
-    learns: ClassVar[bool] = True
 
     scores: ScoreInit = "scaled_magnitude"
     """How scores start; the paper's is scaled_magnitude."""

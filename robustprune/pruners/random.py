@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robustprune.pruners import register
-from robustprune.pruners.base import Pruner
+from robustprune.pruners.base import OneShotPruner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @register("random")
-class Random(Pruner):
+class Random(OneShotPruner):
     """Keep weights at random: the baseline that every method must beat."""
 
     def attach(self, model: nn.Module, density: float) -> MaskedModel:

@@ -81,7 +81,10 @@ class Document:
         """The problems in the file's order, ``file:line`` or the override at fault before each."""
         found = [(*self._where(problem.place), problem) for problem in problems]
         found.sort(key=lambda item: item[0])
-        return [Problem((), f"{where}: {problem}") for _, where, problem in found]
+        return [
+            Problem((), f"{where}: {problem}{self._remedy(problem.place)}")
+            for _, where, problem in found
+        ]
 
     def _where(self, place: Place) -> tuple[float, str]:
         """A line to sort by, and what to put before a problem."""
@@ -93,8 +96,24 @@ class Document:
             if known in self._overridden:
                 return math.inf, self._overridden[known]
             if known in self._lines:
-                return self._lines[known], f"{self.source}:{self._lines[known]}"
+                renamed = "".join(f" with {text}" for _, text in self._renamed(keys))
+                return self._lines[known], f"{self.source}:{self._lines[known]}{renamed}"
         return 0, self.source
+
+    def _renamed(self, keys: Keys) -> list[tuple[str, str]]:
+        """The innermost part around ``keys`` that an override made another, and that override."""
+        parts = [keys[:length] for length in range(len(keys) - 1, 0, -1)]
+        found = [(part, self._overridden.get((*part, "name"))) for part in parts]
+        return [(".".join(part), text) for part, text in found if text is not None][:1]
+
+    def _remedy(self, place: Place) -> str:
+        """For an option of the file's own part, after an override of that part's name only."""
+        keys = tuple(map(str, place))
+        renamed = self._renamed(keys) if keys in self._lines else []
+        return "".join(
+            f" To replace the whole part: --set {part}={text.partition('=')[2].strip()}"
+            for part, text in renamed
+        )
 
 
 def dump(values: Any) -> str:
@@ -110,7 +129,7 @@ def _outside(keys: Keys, known: Mapping[Keys, T]) -> dict[Keys, T]:
 
 def _beside(path: Path) -> str:
     names = [other.name for other in path.parent.glob("[!.]*.y*ml")]
-    return nearest(path.name, names) if names else ""
+    return nearest(path.name, names, cutoff=0.6, key=lambda n: Path(n).stem) if names else ""
 
 
 def _assignment(assignment: str) -> tuple[Keys, Any]:

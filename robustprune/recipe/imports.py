@@ -7,7 +7,9 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from robustprune.errors import Problem
 
@@ -15,9 +17,11 @@ from robustprune.errors import Problem
 def run_imports(names: object, folder: Path) -> list[Problem]:
     """Import each named file or module once a process, so that it registers its parts.
 
+    Files of the same content count as one, so that a run's copy is not run beside its original.
+
     Args:
-        names: the recipe's list; a name that ends in ``.py`` is a file, relative to ``folder`` or
-            to the working directory; any other is a module.
+        names: the recipe's list; a name that ends in ``.py`` is a file, see `import_files`; any
+            other is a module.
         folder: the recipe's.
 
     Returns:
@@ -28,6 +32,30 @@ def run_imports(names: object, folder: Path) -> list[Problem]:
     texts = [(index, name) for index, name in enumerate(names) if isinstance(name, str)]
     messages = [(index, _import(name, folder)) for index, name in texts]
     return [Problem(("imports", index), message) for index, message in messages if message]
+
+
+def import_files(names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The file that each entry means; entries that are modules, or not found, are left out.
+
+    A relative entry is looked for from ``folder``, then from the working directory, then by its
+    last part in ``folder/imports``, where a run's folder keeps copies.
+
+    Args:
+        names: the recipe's list.
+        folder: the recipe's.
+    """
+    files = {name: _found(name, folder) for name in names if name.endswith(".py")}
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _places(name: str, folder: Path) -> list[Path]:
+    path = Path(name)
+    places = [folder / path, path, folder / "imports" / path.name]
+    return list(dict.fromkeys(places))
+
+
+def _found(name: str, folder: Path) -> Path | None:
+    return next((place.resolve() for place in _places(name, folder) if place.is_file()), None)
 
 
 def _import(name: str, folder: Path) -> str | None:
@@ -47,14 +75,17 @@ def _import(name: str, folder: Path) -> str | None:
 
 
 def _import_file(name: str, folder: Path) -> str | None:
-    places = [folder / name, Path(name)]
-    path = next((place.resolve() for place in places if place.is_file()), None)
+    path = _found(name, folder)
     if path is None:
-        looked = " and ".join(str(place) for place in dict.fromkeys(places))
+        *others, last = map(str, _places(name, folder))
+        looked = f"{', '.join(others)} and {last}" if others else last
         return f"there is no file '{name}'; looked for {looked}."
-    module_name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if module_name in sys.modules:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if any(known.endswith(f"_{digest}") for known in sys.modules):
         return None
+    if any(vars(module).get("__file__") == str(path) for module in _ours(path)):
+        return f"'{name}' has changed since this process imported it. Start a new process."
+    module_name = f"{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -66,6 +97,11 @@ def _import_file(name: str, folder: Path) -> str | None:
         del sys.modules[module_name]
         raise
     return None
+
+
+def _ours(path: Path) -> list[ModuleType]:
+    """The modules that were made of files called like ``path``."""
+    return [m for known, m in list(sys.modules.items()) if known.startswith(f"{path.stem}_")]
 
 
 def _raised(name: str, error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from robustprune.errors import InvalidError, Place, Problem
 from robustprune.parts import build
 from robustprune.recipe.document import Document
-from robustprune.recipe.imports import run_imports
+from robustprune.recipe.imports import import_files, run_imports
 from robustprune.recipe.schema import Recipe
 
 
@@ -26,6 +26,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     problems = run_imports(document.values.get("imports"), path.parent)
     try:
         recipe = build(Recipe, document.values)
+        recipe._files = import_files(recipe.imports, path.parent)
         problems += inconsistencies(recipe)
     except InvalidError as error:
         problems += error.problems

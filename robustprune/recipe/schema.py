@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from robustprune.models.options import ModelOptions
 from robustprune.parts import Options, Part, PartOf
@@ -80,6 +81,13 @@ class Recipe(Options):
     """Device, precision, threads."""
     imports: list[str] = []
     """Files (relative to the recipe) or modules that register parts of your own; they are run."""
+
+    _files: dict[str, Path] = PrivateAttr(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The entries of ``imports`` that are files, and where they were found."""
+        return self._files
 
     def document(self) -> dict[str, Any]:
         """The resolved recipe as plain values: every option, defaults included."""

@@ -13,7 +13,12 @@ from robustprune.tracking.layout import (
     final_metrics,
     phase_metrics,
 )
-from robustprune.tracking.options import TrackingOptions, check_store, store_uri
+from robustprune.tracking.options import (
+    TrackingOptions,
+    check_store,
+    describe_store,
+    store_uri,
+)
 from robustprune.tracking.tracker import NullTracker, Tracker, open_tracker
 
 __all__ = [
@@ -25,6 +30,7 @@ __all__ = [
     "check_store",
     "describe_network",
     "describe_run",
+    "describe_store",
     "final_metrics",
     "import_run",
     "open_tracker",

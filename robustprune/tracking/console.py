@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import IO, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
+from rich.console import JustifyMethod
+from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.table import Column, Table
 from rich.text import Text
 
 _EVERY = 30.0  # seconds between two lines of a long bar in a log file
 _TICK = 0.1  # the same for the moving bar
-_WIDE = 240  # columns of a log file, so that tables are not folded at 80
+_WIDE = 240  # columns of a log file
+_BAR = 20  # the same of the moving bar
+_UNBOUNDED = 100_000  # columns in which every table fits
 
 
 class Bar:
@@ -38,6 +42,7 @@ class Bar:
         self.title = title
         self._total, self._done = total, 0
         self._fields: dict[str, Any] = {}
+        self._dropped = 0  # how much of the moving line found no room
         self._began = self._said = time.monotonic()
         self._task = live.add_task(title, total=total, bar=self) if live else TaskID(0)
 
@@ -56,34 +61,63 @@ class Bar:
 
     def line(self, *, left: bool = False) -> str:
         """The state as one line of plain text; ``left`` adds the time left."""
-        return f"{self.title}  {self.numbers(left=left)}  {self.fields()}".rstrip()
+        pieces = self._pieces()
+        if not left:
+            del pieces["left"]
+        return _joined(pieces)
 
-    def numbers(self, *, left: bool = True) -> str:
-        """``12/40  0:03  4 step/s  0:07 left``: done, elapsed, mean speed, time left."""
+    def moving(self, width: int, drawing: str = "") -> str:
+        """The state in ``width`` columns, for a terminal.
+
+        What matters most stays: the title, how much is done, the time left. ``drawing``, the
+        elapsed time and the speed go first, then the fields are cut.
+        """
+        pieces = self._pieces(drawing)
+        for name in _SPARE[: self._dropped]:
+            del pieces[name]
+        for name in _SPARE[self._dropped :]:
+            if cell_len(_joined(pieces)) <= width:
+                break
+            del pieces[name]
+            self._dropped += 1  # for good, or the line would flicker
+        return _joined(pieces)
+
+    @property
+    def share(self) -> float:
+        """How much is done, in [0, 1]."""
+        return min(self._done / self._total, 1.0) if self._total else 1.0
+
+    def _pieces(self, drawing: str = "") -> dict[str, str]:
         elapsed = time.monotonic() - self._began
-        text = f"{self._done}/{self._total}  {_clock(elapsed)}  "
-        text += f"{self._done / max(elapsed, 1e-9):.3g} {self._unit}/s"
-        if not left or not self._done:
-            return text
-        return f"{text}  {_clock(elapsed / self._done * (self._total - self._done))} left"
+        rest = elapsed / max(self._done, 1) * (self._total - self._done)
+        return {
+            "title": self.title,
+            "drawing": drawing,
+            "done": f"{self._done}/{self._total}",
+            "elapsed": _clock(elapsed),
+            "speed": f"{self._done / max(elapsed, 1e-9):.3g} {self._unit}/s",
+            "left": f"{_clock(rest)} left" if self._done else "",
+            "fields": "  ".join(map(_field, self._fields.items())),
+        }
 
-    def fields(self) -> str:
-        """``loss 1.23  accuracy 0.45``."""
-        items = self._fields.items()
-        return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in items)
+
+_SPARE = ("drawing", "elapsed", "speed")  # what a moving line does without, in this order
 
 
-class _Words(ProgressColumn):
-    """Words of a bar. In a narrow terminal they are cut, unless ``fixed``; never folded."""
+class _Line(ProgressColumn):
+    """The whole line of a bar, made to fit the terminal; never folded."""
 
-    def __init__(
-        self, words: Callable[[Bar], str], *, fixed: bool = False, width: int | None = None
-    ) -> None:
-        super().__init__(table_column=Column(no_wrap=fixed, max_width=width))
-        self._words = words
+    def __init__(self, console: RichConsole) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._console = console
+        plain = not console.encoding.lower().startswith("utf")
+        self._ink, self._paper = ("#", ".") if plain else ("━", "─")
 
     def render(self, task: Task) -> Text:
-        return Text(self._words(task.fields["bar"]), no_wrap=True, overflow="ellipsis")
+        bar: Bar = task.fields["bar"]
+        ink = round(bar.share * _BAR)
+        drawing = self._ink * ink + self._paper * (_BAR - ink)
+        return Text(bar.moving(self._console.width, drawing), no_wrap=True, overflow="ellipsis")
 
 
 class Console:
@@ -114,16 +148,23 @@ class Console:
         self._complain(Text(f"error: {text}", style="red"))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; columns of numbers are aligned to the right."""
+        """Print a table; columns of numbers are aligned to the right.
+
+        Nothing is folded or cut: in a narrow terminal the lines run over, as any long line does.
+        """
         if self._quiet:
             return
-        table = Table(title=Text(title), box=box.SIMPLE_HEAD, show_edge=False, title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         for index, column in enumerate(columns):
             numeric = bool(rows) and all(_is_numeric(row[index]) for row in rows)
-            table.add_column(Text(column), justify="right" if numeric else "left")
+            justify: JustifyMethod = "right" if numeric else "left"
+            table.add_column(Text(column), justify=justify, no_wrap=True)
         for row in rows:
             table.add_row(*map(Text, row))
-        self._out.print(table)
+        unbounded = self._out.options.update(width=_UNBOUNDED)
+        table.width = self._out.measure(table, options=unbounded).maximum
+        self._out.print(Text(title, style="table.title"), soft_wrap=True)
+        self._out.print(table, crop=False)
 
     @contextmanager
     def progress(self, title: str, total: int, *, unit: str = "step") -> Iterator[Bar]:
@@ -174,18 +215,22 @@ def _rich(file: IO[str] | None, *, stderr: bool = False) -> RichConsole:
 
 def _live(console: RichConsole) -> Progress:
     """The moving bar; it vanishes when it stops, and the caller prints the line that stays."""
-    roomy = console.width >= 110  # in 80 columns, the numbers are worth more than the bar
-    bar_column = [BarColumn(bar_width=20)] if roomy else []
     return Progress(
-        _Words(lambda bar: bar.title, width=None if roomy else 16),
-        *bar_column,
-        _Words(Bar.numbers, fixed=True),
-        _Words(Bar.fields),
+        _Line(console),
         console=console,
         transient=True,
         refresh_per_second=4,
         redirect_stderr=sys.stderr.isatty(),  # elsewhere standard error goes its own way
     )
+
+
+def _joined(pieces: Mapping[str, str]) -> str:
+    return "  ".join(filter(None, pieces.values()))
+
+
+def _field(item: tuple[str, float | str]) -> str:
+    name, value = item
+    return f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _clock(seconds: float) -> str:

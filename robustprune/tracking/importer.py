@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from robustprune.errors import UsageError
 from robustprune.tracking.client import quiet_retries, sentence
 from robustprune.tracking.layout import (
@@ -14,14 +16,17 @@ from robustprune.tracking.layout import (
     describe_run,
     final_metrics,
     phase_metrics,
+    recorded,
 )
 from robustprune.tracking.options import TrackingOptions, check_store, redact, store_uri
 from robustprune.tracking.store import Store
 
 
 def import_run(
-    folder: Path,
+    folder: str | Path,
     *,
+    uri: str | None = None,
+    experiment: str | None = None,
     options: TrackingOptions | None = None,
     runs: Path | None = None,
     warn: Callable[[str], None] = print,
@@ -33,17 +38,22 @@ def import_run(
 
     Args:
         folder: ``runs/<recipe>/<id>``, with ``results.json``.
-        options: which store and experiment; ``enabled`` is not asked.
+        uri: address of the store; that of ``options``, the environment's, or the default when None.
+        experiment: its name; that of ``options``, or the recipe's when None.
+        options: which store and experiment, as a recipe has them; ``enabled`` is not asked.
         runs: the folder that holds the default store; two above ``folder`` when None.
         warn: told what was left out, e.g. a model file that is gone.
 
     Raises:
-        UsageError: not a run folder, or the store cannot be reached.
+        UsageError: not a run folder, no valid experiment, or the store cannot be reached.
     """
-    options = (options or TrackingOptions()).model_copy(update={"enabled": True})
+    folder = Path(folder)
     runs = folder.absolute().parent.parent if runs is None else runs
     results = _json(folder / "results.json", dict)
     histories = {e["name"]: _history(folder / e["name"]) for e in _entries(results, folder)}
+    if experiment is None and options is None:
+        experiment = recorded(results, "tracking", "experiment")
+    options = _destination(options or TrackingOptions(), uri, experiment)
     check_store(options, runs)
     try:
         with quiet_retries():
@@ -52,6 +62,21 @@ def import_run(
     except Exception as error:
         where = redact(store_uri(options, runs))
         raise UsageError(f"cannot import into {where}: {sentence(error)}") from error
+
+
+def _destination(
+    options: TrackingOptions, uri: str | None, experiment: str | None
+) -> TrackingOptions:
+    # The uri is never the run folder's: it may come from elsewhere, and MLflow would send the
+    # environment's credentials to the address.
+    changes = {"uri": uri, "experiment": experiment}
+    given = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return TrackingOptions(**{**options.model_dump(), **given, "enabled": True})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        raise UsageError(f"{name} {problem['input']!r}: {problem['msg']}.") from None
 
 
 def _write(

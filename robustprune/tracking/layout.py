@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 NAME_LENGTH = 250
@@ -18,6 +19,7 @@ TAG_LENGTH = 5000
 """MLflow's limits, in characters."""
 
 _OWN_KEYS = ("kept", "prunable", "turnover")
+_PARTS = {"objective": "objective", "dataset": "data", "model": "model"}  # our word: the recipe's
 
 
 def valid_name(name: str) -> str:
@@ -44,11 +46,13 @@ def param_text(value: Any) -> str:
 def describe_run(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Parameters and tags of the parent run, from the content of ``results.json``.
 
-    Parameters are its ``params`` (the resolved recipe) and ``environment``.
+    Parameters are its ``params`` (the resolved recipe), ``environment`` and, if the run was cut
+    short, ``max_steps``.
     """
     params = dict(results.get("params") or {})
     if "seed" in results:
         params.setdefault("seed", results["seed"])
+    params |= _cut(results)
     params["environment"] = results.get("environment") or {}
     tags = {key: str(results[key]) for key in ("recipe", "robustprune") if key in results}
     return params, tags
@@ -59,11 +63,30 @@ def describe_network(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Parameters and tags of a child run, from its entry in ``results.json``.
 
-    Works as soon as ``entry`` has ``pruner`` and ``density``, before there are any metrics.
+    The names of the recipe's objective, dataset and model and its seed are repeated here, because
+    MLflow filters and groups runs by what they carry themselves. Works as soon as ``entry`` has
+    ``pruner`` and ``density``, before there are any metrics.
     """
-    params = {key: entry[key] for key in ("pruner", "density") if entry.get(key) is not None}
+    names = {key: entry[key] for key in ("pruner",) if entry.get(key) is not None}
+    names |= _parts(results)
+    params = names | {key: entry[key] for key in ("density",) if entry.get(key) is not None}
+    if "seed" in results:
+        params["seed"] = results["seed"]
     tags = {key: str(results[key]) for key in ("recipe",) if key in results}
-    return params, tags | {"network": str(entry["name"])}
+    tags |= {key: str(name) for key, name in names.items()}
+    return params | _cut(results), tags | {"network": str(entry["name"])}
+
+
+def folder_tags(folder: Path) -> dict[str, str]:
+    """The tag that every run of a run folder carries: its name, without where it lies."""
+    return {"folder": folder.resolve().name}
+
+
+def recorded(results: Mapping[str, Any], section: str, key: str) -> Any:
+    """An option of the recipe that ``results.json`` keeps, e.g. ``model``'s ``name``; or None."""
+    params = results.get("params")
+    options = params.get(section) if isinstance(params, Mapping) else None
+    return options.get(key) if isinstance(options, Mapping) else None
 
 
 def phase_metrics(phase: str, metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -100,6 +123,16 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, item in items:
         yield from _leaves(f"{prefix}.{key}" if prefix else key, item)
+
+
+def _parts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The registered names of the recipe's parts, as far as they are known."""
+    names = {key: recorded(results, section, "name") for key, section in _PARTS.items()}
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def _cut(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {"max_steps": results["max_steps"]} if results.get("max_steps") else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -37,6 +37,22 @@ def store_uri(options: TrackingOptions, runs: Path) -> str:
     return options.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
+def describe_store(options: TrackingOptions, runs: Path) -> str:
+    """Where the runs are, as a line for people: without passwords, and short below the cwd.
+
+    For example ``MLflow: sqlite:///runs/mlflow.db, experiment 'quickstart'``.
+    """
+    if not options.enabled:
+        return "MLflow: off (tracking.enabled is false)"
+    uri = store_uri(options, runs)
+    path = local_path(uri)
+    if path is not None and path.is_absolute() and path.is_relative_to(Path.cwd()):
+        short = str(path.relative_to(Path.cwd()))
+        # A file: address is never relative, but a plain path means the same.
+        uri = uri.replace(str(path), short) if scheme_of(uri) == "sqlite" else short
+    return f"MLflow: {redact(uri)}, experiment '{options.experiment}'"
+
+
 def check_store(options: TrackingOptions, runs: Path) -> None:
     """Refuse an address that cannot work. Asks nobody and imports no MLflow: a dead server passes.
 

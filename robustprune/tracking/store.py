@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from robustprune.tracking.client import connect, sentence
 from robustprune.tracking.ids import RunIds
-from robustprune.tracking.layout import TAG_LENGTH, finite, flatten, param_text, valid_name
+from robustprune.tracking.layout import (
+    TAG_LENGTH,
+    finite,
+    flatten,
+    folder_tags,
+    param_text,
+    valid_name,
+)
 from robustprune.tracking.options import TrackingOptions, local_path, scheme_of, store_uri
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ class Store:
         self._uri = store_uri(options, runs)
         self._client = connect(self._uri)
         self._experiment = options.experiment
+        self._tags = folder_tags(folder)
         self._ids = RunIds(folder / "state" / "mlflow.json")
         self._warn = warn
         self._opened: dict[str | None, str] = {}
@@ -65,14 +73,16 @@ class Store:
     ) -> str:
         """Open the run of ``network`` (None: the parent, to be opened first); returns its id.
 
-        A recorded run that the store knows is reopened. Its parameters stay as they are.
+        A recorded run that the store knows is reopened. Its parameters stay as they are. Every run
+        is also tagged with the run folder's name.
         """
         run = self._recorded(network) or self._create(network, name)
         run_id: str = run.info.run_id
         self._opened[network] = run_id
         flat = flatten(params)
         known = run.data.params
-        self._describe(run_id, {k: v for k, v in flat.items() if k not in known}, tags)
+        new = {k: v for k, v in flat.items() if k not in known}
+        self._describe(run_id, new, {**tags, **self._tags})
         density = flat.get("density")
         if isinstance(density, int | float):  # also a metric, because charts plot only metrics
             self.metrics(network, {"density": density})

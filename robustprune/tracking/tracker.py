@@ -16,7 +16,13 @@ from typing import Any
 
 from robustprune.tracking.client import quiet_retries, sentence
 from robustprune.tracking.layout import flatten
-from robustprune.tracking.options import TrackingOptions, check_store, local_path, store_uri
+from robustprune.tracking.options import (
+    TrackingOptions,
+    check_store,
+    local_path,
+    redact,
+    store_uri,
+)
 from robustprune.tracking.store import Store
 
 Job = Callable[[Store], object]
@@ -126,9 +132,11 @@ class Tracker:
             if self._stopped.is_set():
                 return
             self._stopped.set()
+        uri = self._options.uri  # a recipe's address is not taken from the run folder
+        into = f", uri='{redact(uri)}'" if uri else ""
         self._warn(
             f"MLflow tracking stopped: {reason.rstrip('.')}. The run goes on without it; import it "
-            f"later with robustprune.tracking.import_run('{self._folder}')."
+            f"later with robustprune.tracking.import_run('{self._folder}'{into})."
         )
 
     def _warn(self, text: str) -> None:

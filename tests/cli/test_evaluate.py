@@ -24,7 +24,7 @@ def test_it_says_what_the_run_said(
     found = json.loads((here / "found" / "metrics.json").read_text())
     assert found == {"model": str(path), "metrics": metrics}
     (row,) = (line.split() for line in said.out.splitlines() if line.startswith(" pgd "))
-    assert row[:2] == ["pgd", f"{100 * metrics['pgd']:.1f}"]
+    assert row[:3] == ["pgd", "%", f"{100 * metrics['pgd']:.1f}"]
     assert row[-1] == "64"
 
 

@@ -258,7 +258,7 @@ def test_resuming_with_another_recipe(command: Command, here: Path, small: RunRe
     folder = shutil.copytree(small.folder, here / "run")
     path = tiny.write(here, tiny.SMALL, {"evaluate": tiny.RECIPE["evaluate"]}, {"seed": 3})
     said = command("run", path, "--resume", "--out", folder)
-    assert_told(said, "made by another recipe", "recipe.seed: was 0, is 3", "without --resume")
+    assert_told(said, "made by another recipe", "seed: was 0, is 3", "without --resume")
 
 
 @pytest.mark.parametrize(

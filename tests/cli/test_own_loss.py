@@ -51,7 +51,9 @@ def recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "store")  # a plain folder is made faster than SQLite
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     (here / "recipes" / "parts").mkdir(parents=True)
-    (here / "recipes" / "parts" / "mine.py").write_text(MINE)
+    (here / "recipes" / "parts" / "mine.py").write_text(
+        f"{MINE}\n# {here}"
+    )  # one content is run once
     document = tiny.document(tiny.SMALL, CHANGES)
     document["objective"] = {"name": "my_noise", "sigma": "2/10"}
     return tiny.write(here / "recipes", {"objective": None}, document)
@@ -111,3 +113,16 @@ def tracked(here: Path) -> dict[str, Any]:
         curves = {key for key in run.data.metrics if key.endswith("/size")}
         found[run.info.run_name] = params or curves
     return found
+
+
+def test_the_run_keeps_the_file_and_can_be_repeated_without_the_original(
+    recipe: Path, command: Command, here: Path
+) -> None:
+    words = ("--max-steps", "1", "--quiet", "--set", "tracking.enabled=false")
+    assert command("run", recipe, "--out", "first", *words).code == 0
+    kept = here / "first" / "imports" / "mine.py"
+    assert kept.read_text() == (recipe.parent / "parts" / "mine.py").read_text()
+    (recipe.parent / "parts" / "mine.py").unlink()
+    assert command("run", "first/recipe.yaml", "--out", "again", *words).code == 0
+    first, again = (here / out / "dense" / "model.safetensors" for out in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()

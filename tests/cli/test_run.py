@@ -83,7 +83,7 @@ def test_a_stop_is_answered_with_the_line_that_resumes(
     assert words[0] == "robustprune"
     resumed = command(*words[1:])
     assert (resumed.code, resumed.err) == (OK, "")
-    assert "resuming tiny in a run" in resumed.out
+    assert f"resuming tiny in {here / 'a run'}" in resumed.out
     assert "dense pretrain" not in resumed.out
     assert tiny.models(here / "a run") == tiny.models(small.folder)
     assert tiny.results(here / "a run")["networks"] == small.networks

@@ -89,6 +89,7 @@ def test_python_of_the_readme_runs_as_it_stands(workshop: Path, capsys: pytest.C
     result = namespace["result"]
     assert f"\n{result.network('hydra-0.05')['metrics']['pgd']}\n" in capsys.readouterr().out
     assert namespace["masked"].kept / namespace["masked"].prunable == pytest.approx(0.1, abs=1e-4)
+    assert all(mask.scores.grad.any() for mask in namespace["masked"].masks.values())
     (entry,) = [json.loads(block.text) for block in blocks("README.md", "json")]
     written = result.network("hydra-0.05")
     assert entry.keys() == written.keys()

@@ -29,7 +29,7 @@ def test_fractions_over_batches_of_unequal_size():
 def test_medians_are_over_finite_entries():
     first = torch.tensor([3.0, float("inf")])
     second = torch.tensor([float("nan"), 1.0, 2.0, 10.0])
-    assert summarise([{"norm": first}, {"norm": second}]) == {"norm": 2.5}
+    assert summarise([{"norm": first}, {"norm": second}]) == {"norm": 2.5, "norm_n": 4}
 
 
 def test_a_median_of_nothing_is_left_out():

@@ -95,3 +95,8 @@ def test_random_scores_fill_their_range(name, low, high):
     assert low <= float(scores.min()) < low + 0.01 * (high - low)
     assert high - 0.01 * (high - low) < float(scores.max()) <= high
     assert float(scores.mean()) == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
+
+
+def test_a_function_of_the_weight_can_start_the_scores():
+    weight = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
+    assert torch.equal(init_scores(weight, torch.square), weight.square())

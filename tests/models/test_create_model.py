@@ -119,8 +119,10 @@ def test_no_name_is_shown_twice() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "cnn_small"])
 def test_wrong_argument_is_named(name: str) -> None:
-    with pytest.raises(UsageError, match="dropout_rat"):
+    with pytest.raises(UsageError, match="dropout_rat") as error:
         create_model(name, dropout_rat=0.1)
+    remedy = "among the arguments of the model; in a recipe they are under model.args."
+    assert str(error.value).endswith(remedy)
 
 
 @pytest.mark.parametrize(

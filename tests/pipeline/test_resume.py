@@ -38,10 +38,10 @@ def test_a_finished_run_is_not_run_again(copied: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "recipe.seed: was 0, is 1"),
+        ({"seed": 1}, "seed: was 0, is 1"),
         ({"pretrain": {"optimizer": {"lr": 0.2}}}, "pretrain.optimizer.lr: was 0.1, is 0.2"),
         ({"prune": {"densities": [0.1]}}, r"densities: was \[0.1, 0.01\], is \[0.1\]"),
-        ({"evaluate": [{"name": "clean"}]}, "evaluate.1.eps: was 0.1, is absent"),
+        ({"evaluate": [{"name": "clean"}]}, 'evaluate.1.eps: was 0.1, is "absent"'),
         ({"compute": {"threads": 2}}, "compute.threads: was 1, is 2"),
     ],
 )
@@ -54,7 +54,7 @@ def test_another_recipe_is_refused_and_what_changed_is_named(
 
 
 def test_a_run_cut_to_some_steps_is_not_gone_on_with_uncut(copied: Path) -> None:
-    with pytest.raises(UsageError, match="max_steps: was None, is 3"):
+    with pytest.raises(UsageError, match="max_steps: was null, is 3"):
         tiny.go(copied, resume=True, max_steps=3)
 
 
@@ -68,9 +68,25 @@ def test_there_is_nothing_to_resume(tmp_path: Path) -> None:
         resume_newest(tmp_path)
 
 
-def test_resuming_a_folder_that_is_not_there_begins_in_it(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing to resume in .*new\. Run without --resume"):
+        tiny.go(tmp_path / "new", DENSE, resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_killed_before_it_was_noted_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
     result = tiny.go(tmp_path / "new", DENSE, resume=True)
     assert tiny.models(result.folder).keys() == {"dense"}
+
+
+def test_of_several_unfinished_runs_the_one_that_fits_is_found(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    folder = interrupted(tmp_path, monkeypatch, after=1)
+    with pytest.raises(UsageError, match="no unfinished run there is of this recipe"):
+        resume_newest(tmp_path, DENSE, {"seed": 5})
+    assert resume_newest(tmp_path, DENSE).folder == folder
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
@@ -92,8 +108,12 @@ def test_a_file_is_no_folder(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"is a file\. Name a folder"):
         tiny.go(tmp_path / "file", resume=resume)
+
+
+def test_below_a_file_there_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot write to.*Not a directory.*--out"):
-        tiny.go(tmp_path / "file" / "below", resume=resume)
+        tiny.go(tmp_path / "file" / "below")
 
 
 def test_what_does_not_fit_is_found_before_anything_is_written(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_a_missing_file_is_named_with_the_one_beside_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file or directory") as error:
         Document.read(tmp_path / "quikstart.yaml")
     assert "Did you mean 'quickstart.yaml'?" in str(error.value)
+    with pytest.raises(UsageError, match=r"no-such\.yaml") as error:
+        Document.read(tmp_path / "no-such.yaml")
+    assert "Did you mean" not in str(error.value), "only the suffix is alike"
     with pytest.raises(UsageError, match=r"recipes/quickstart\.yaml"):
         Document.read(tmp_path / "no" / "folder.yaml")
     with pytest.raises(UsageError, match="Is a directory"):
@@ -154,6 +157,27 @@ def test_a_fault_is_an_override_s_where_it_put_the_value() -> None:
     assert where(made, "objective", "eps") == "--set objective.eps=1"
     assert where(made, "objective") == "--set objective.eps=1", "the file's own value was right"
     assert where(made) == "r.yaml:1"
+
+
+def test_a_part_s_new_name_is_blamed_for_options_that_are_left_over() -> None:
+    text = "name: x\nobjective:\n  name: pgd\n  eps: 1\nevaluate: [{name: a, b: 1}]\n"
+    made = Document("r.yaml", text)
+    for override in ("name=y", "objective.name=benign", "evaluate.0.name = c"):
+        made.override(override)
+    places = [("objective", "eps"), ("objective", "beta"), ("evaluate", 0, "b"), ("objective",)]
+    assert [str(problem) for problem in made.located(Problem(p, "!") for p in places)] == [
+        "r.yaml:2 with --set objective.name=benign: objective.beta: !",
+        "r.yaml:4 with --set objective.name=benign: objective.eps: ! "
+        "To replace the whole part: --set objective=benign",
+        "r.yaml:5 with --set evaluate.0.name = c: evaluate.0.b: ! "
+        "To replace the whole part: --set evaluate.0=c",
+        "--set objective.name=benign: objective: !",
+    ]
+    made.override("objective.eps=2")
+    assert where(made, "objective", "eps") == "--set objective.eps=2"
+    assert where(made, "objective", "name") == "--set objective.name=benign"
+    made.override("objective={name: benign, eps: 2}")
+    assert where(made, "objective", "eps") == "--set objective={name: benign, eps: 2}"
 
 
 def test_the_last_override_of_a_place_counts() -> None:

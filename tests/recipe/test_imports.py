@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustprune import objectives
-from robustprune.recipe.imports import run_imports
+from robustprune.recipe.imports import import_files, run_imports
 
 pytestmark = pytest.mark.usefixtures("own_parts")
 
@@ -55,6 +55,46 @@ def test_a_file_is_run_once_a_process_however_it_is_named(tmp_path: Path) -> Non
     assert messages(names, tmp_path) == {}
 
 
+def test_a_copy_in_the_run_s_folder_is_found_last_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, run = tmp_path / "here", tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    places = [run / "imports" / "losses.py", here / "own" / "losses.py", run / "own" / "losses.py"]
+    here.mkdir()
+    monkeypatch.chdir(here)
+    names = ["own/losses.py", "json", "gone.py"]
+    assert import_files(names, run) == {}
+    for place in places:
+        place.parent.mkdir(parents=True)
+        place.touch()
+        assert import_files(names, run) == {"own/losses.py": place}
+    assert import_files(["../losses.py"], run) == {"../losses.py": places[0]}
+
+
+def test_a_run_s_copy_registers_its_parts_and_is_not_run_beside_its_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copies = tmp_path / "run" / "imports"
+    copies.mkdir(parents=True)
+    (copies / "losses.py").write_text(MINE)
+    assert messages(["../own/losses.py"], tmp_path / "run") == {}
+    assert "mine" in objectives.names()
+    (tmp_path / "renamed.py").write_text(MINE)
+    assert messages(["renamed.py"], tmp_path) == {}, "it would register 'mine' again"
+
+
+def test_a_file_that_has_changed_needs_a_new_process(tmp_path: Path) -> None:
+    path = tmp_path / "losses.py"
+    path.write_text(MINE)
+    assert messages(["losses.py"], tmp_path) == {}
+    path.write_text(MINE.replace("weight", "factor"))
+    assert messages(["losses.py"], tmp_path) == {
+        0: "'losses.py' has changed since this process imported it. Start a new process."
+    }
+
+
 def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -85,7 +125,8 @@ def test_missing_files_and_modules_are_all_named_with_where_they_were_looked_for
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = messages(["gone.py", "no_such_module_at_all", str(tmp_path)], tmp_path / "f")
-    looked = f"looked for {tmp_path / 'f' / 'gone.py'} and gone.py."
+    places = f"{tmp_path / 'f' / 'gone.py'}, gone.py and {tmp_path / 'f' / 'imports' / 'gone.py'}"
+    looked = f"looked for {places}."
     assert found[0] == f"there is no file 'gone.py'; {looked}"
     assert found[1].startswith("there is no module 'no_such_module_at_all'. Install it")
     assert "is no module's name" in found[2]

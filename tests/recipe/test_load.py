@@ -246,8 +246,8 @@ def test_what_an_import_breaks_is_told_beside_the_rest(write: Write) -> None:
 
 def test_a_file_that_cannot_be_read_is_one_clear_line(write: Write) -> None:
     write()
-    with pytest.raises(UsageError, match=r"cannot read the recipe s\.yaml: No such file") as error:
-        load_recipe("s.yaml")
+    with pytest.raises(UsageError, match=r"cannot read the recipe rr\.yaml: No such file") as error:
+        load_recipe("rr.yaml")
     assert "Did you mean 'r.yaml'?" in str(error.value)
 
 

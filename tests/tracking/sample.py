@@ -21,7 +21,14 @@ RESULTS: dict[str, Any] = {
     "recipe": "tiny",
     "seed": 0,
     "environment": {"threads": 2},
-    "params": {"objective": {"name": "pgd", "eps": 0.03}, "prune": {"densities": [0.1]}},
+    "max_steps": 7,
+    "params": {
+        "data": {"name": "digits"},
+        "model": {"name": "cnn_small"},
+        "objective": {"name": "pgd", "eps": 0.03},
+        "prune": {"densities": [0.1]},
+        "tracking": {"experiment": "tests"},
+    },
     "networks": [
         {
             "name": "dense",

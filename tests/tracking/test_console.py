@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 
 import pytest
 
@@ -136,16 +137,50 @@ def test_a_table_is_not_folded_at_80_columns() -> None:
     assert "\x1b" not in file.getvalue()
 
 
-def test_a_narrow_terminal_cuts_words_but_no_number(
+def test_a_narrow_terminal_folds_and_cuts_no_table(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(console, "_TICK", 0.0)
-    with Console(file=terminal).progress("a rather long title of a phase", 200) as bar:
-        bar.advance(123, loss=1.0, accuracy=0.5)
+    monkeypatch.setenv("COLUMNS", "30")
+    title = "runs/quickstart/some folder/of a run"
+    row = ["hydra-0.01", "75.0 ± 17.8", "41.0 ± 9.5"]
+    Console(file=terminal).table(title, ["network", "autoattack", "pgd"], [row])
+    lines = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert lines[0] == title
+    assert re.split(" {2,}", lines[-1].strip()) == row
+    assert lines[1].split() == ["network", "autoattack", "pgd"]
+    assert len(lines) == 4
+
+
+TITLE = "hydra-0.01 finetune 11/21"
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, f"{TITLE}  ━━━━━━━━━━━━────────  120/200  0:20  6 step/s  0:13 left  {{fields}}"),
+        (106, f"{TITLE}  120/200  0:20  6 step/s  0:13 left  {{fields}}"),
+        (79, f"{TITLE}  120/200  6 step/s  0:13 left  {{fields}}"),
+        (72, f"{TITLE}  120/200  0:13 left  {{fields}}"),
+        (50, f"{TITLE}  120/200  0:13 left  lo…"),
+    ],
+)
+def test_a_moving_line_keeps_its_title_whole_and_drops_the_rest_in_order(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int, shown: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with Console(file=terminal).progress(TITLE, 200) as bar:
+        clock[0] = 20.0
+        bar.advance(120, loss=1.5, accuracy=0.5)
         assert bar._live is not None
         bar._live.refresh()
     frame = terminal.getvalue().split("\x1b[2K")[1]
-    assert "123/200  0:00" in frame
-    assert "left" in frame
-    assert "…" in frame
+    assert frame.splitlines()[0].rstrip() == shown.format(fields="loss 1.5  accuracy 0.5")
+
+
+def test_a_piece_that_found_no_room_stays_away() -> None:
+    bar = console.Bar(Console(file=io.StringIO()), "work", 3, unit="step", live=None)
+    assert bar.moving(80, "####") == "work  ####  0/3  0:00  0 step/s"
+    assert bar.moving(20, "####") == "work  0/3  0 step/s"
+    assert bar.moving(80, "####") == "work  0/3  0 step/s"

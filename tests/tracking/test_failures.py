@@ -36,7 +36,7 @@ def test_a_dead_server_costs_one_warning_and_little_time(dead: str, tmp_path: Pa
     assert time.monotonic() - began < 60  # it waits 10; MLflow's own retries would take 246
     assert len(warnings) == 1
     assert "import_run" in warnings[0]
-    assert str(tmp_path) in warnings[0]
+    assert f"import_run('{tmp_path}', uri='{dead}')" in warnings[0]
 
 
 def test_a_silent_server_cannot_hold_up_the_end(tmp_path: Path) -> None:
@@ -59,6 +59,19 @@ def test_importing_into_a_dead_server_is_the_users_fault(dead: str, tmp_path: Pa
     folder = write_folder(tmp_path / "runs" / "tiny" / "a")
     with pytest.raises(UsageError, match="cannot import into"):
         import_run(folder, options=TrackingOptions(uri=dead))
+
+
+def test_an_experiment_without_a_name_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "runs" / "tiny" / "a")
+    with pytest.raises(UsageError, match="experiment ''"):
+        import_run(folder, experiment="")
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def damage_experiment(folder: Path) -> None:
+    (folder / "results.json").write_text(
+        '{"networks": [], "params": {"tracking": {"experiment": 5}}}'
+    )
 
 
 def damage_missing(folder: Path) -> None:
@@ -88,6 +101,7 @@ def damage_history(folder: Path) -> None:
         (damage_json, "not valid JSON"),
         (damage_networks, "lists no networks"),
         (damage_model, "lies outside the run folder"),
+        (damage_experiment, "experiment 5"),
         (damage_history, "needs phase, epoch and metrics"),
     ],
 )

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from robustprune.tracking import describe_network, describe_run, final_metrics, phase_metrics
-from robustprune.tracking.layout import finite, flatten, param_text, valid_name
+from robustprune.tracking.layout import finite, flatten, folder_tags, param_text, valid_name
 
 
 @pytest.mark.parametrize(
@@ -85,5 +86,27 @@ def test_runs_and_networks_are_described_from_the_results() -> None:
     assert params == {"seed": 3, "environment": {"torch": "2"}}
     assert tags == {"recipe": "r", "robustprune": "0.1.0"}
     params, tags = describe_network({"name": "dense", "pruner": None, "density": 1.0}, results)
-    assert params == {"density": 1.0}
+    assert params == {"density": 1.0, "seed": 3}
     assert tags == {"recipe": "r", "network": "dense"}
+
+
+def test_a_network_carries_what_runs_are_grouped_by() -> None:
+    recipe = {"objective": {"name": "o", "eps": 1}, "data": {"name": "d"}, "model": {"name": "m"}}
+    results = {"seed": 0, "params": recipe, "max_steps": 5}
+    params, tags = describe_network({"name": "a", "pruner": "p", "density": 0.1}, results)
+    parts = {"pruner": "p", "objective": "o", "dataset": "d", "model": "m"}
+    assert params == {**parts, "density": 0.1, "seed": 0, "max_steps": 5}
+    assert tags == {**parts, "network": "a"}
+    assert describe_run(results)[0]["max_steps"] == 5
+
+
+@pytest.mark.parametrize("cut", [{}, {"max_steps": None}])
+def test_a_run_that_was_not_cut_has_no_max_steps(cut: dict[str, None]) -> None:
+    assert "max_steps" not in describe_run(cut)[0]
+    assert "max_steps" not in describe_network({"name": "a"}, cut)[0]
+
+
+def test_the_folders_tag_is_its_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = {"folder": tmp_path.name}
+    assert folder_tags(tmp_path) == folder_tags(Path()) == folder_tags(Path("a/..")) == expected

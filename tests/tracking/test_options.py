@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustprune.errors import UsageError
-from robustprune.tracking import TrackingOptions, check_store, store_uri
+from robustprune.tracking import TrackingOptions, check_store, describe_store, store_uri
 from robustprune.tracking.options import redact
 
 GOOD = [
@@ -62,6 +62,30 @@ def test_the_recipe_wins_over_the_environment_over_the_default(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
     assert store_uri(TrackingOptions(), tmp_path) == "http://env"
     assert store_uri(TrackingOptions(uri="http://recipe"), tmp_path) == "http://recipe"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        (None, "sqlite:///runs/mlflow.db"),
+        ("sqlite:///runs/a.db?timeout=5", "sqlite:///runs/a.db?timeout=5"),
+        ("sqlite:////elsewhere/a.db", "sqlite:////elsewhere/a.db"),
+        ("{tmp}/files", "files"),
+        ("file://{tmp}/my%20files", "my files"),
+        ("http://me:secret@host/x", "http://***@host/x"),
+    ],
+)
+def test_the_store_is_told_in_short_and_without_passwords(
+    uri: str | None, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = TrackingOptions(experiment="e", uri=uri and uri.format(tmp=tmp_path))
+    for runs in (Path("runs"), tmp_path / "runs"):
+        assert describe_store(options, runs) == f"MLflow: {shown}, experiment 'e'"
+
+
+def test_a_store_that_is_not_used_is_told_to_be_off(tmp_path: Path) -> None:
+    assert "off" in describe_store(TrackingOptions(enabled=False), tmp_path)
 
 
 def test_passwords_are_not_shown() -> None:

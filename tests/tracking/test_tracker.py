@@ -38,6 +38,10 @@ class World:
         document = json.loads((folder / "state" / "mlflow.json").read_text())
         return {"parent": document["parent"], **document["networks"]}
 
+    def experiment(self, run_id: str) -> str:
+        run = self.client.get_run(run_id)
+        return str(self.client.get_experiment(run.info.experiment_id).name)
+
     def seen(self, run_id: str) -> dict[str, Any]:
         """All that matters of a run, without ids and times."""
         run = self.client.get_run(run_id)
@@ -72,7 +76,9 @@ def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world:
     assert seen["params"]["objective.eps"] == "0.03"
     assert seen["params"]["prune.densities"] == "[0.1]"
     assert seen["params"]["environment.threads"] == "2"
+    assert seen["params"]["max_steps"] == "7"
     assert seen["tags"]["robustprune"] == "0.1.0"
+    assert {world.seen(i)["tags"]["folder"] for i in world.ids(world.folder).values()} == {"live"}
     assert seen["files"] == ["recipe.yaml", "results.json"]
     assert world.warnings == []
 
@@ -83,7 +89,9 @@ def test_a_child_is_a_network_with_its_epochs_density_and_final_numbers(world: W
     seen = world.seen(ids["hydra-0.1"])
     assert child.data.tags["mlflow.parentRunId"] == ids["parent"]
     assert seen["info"] == ("hydra-0.1", "FINISHED")
-    assert seen["params"] == {"pruner": "hydra", "density": "0.1"}
+    parts = {"pruner": "hydra", "objective": "pgd", "dataset": "digits", "model": "cnn_small"}
+    assert seen["params"] == {**parts, "density": "0.1", "seed": "0", "max_steps": "7"}
+    assert parts.items() <= seen["tags"].items()
     assert seen["metrics"]["prune/loss"] == [(0, 2.0), (1, 1.0), (2, 0.0)]
     assert seen["metrics"]["density"] == [(0, 0.1)]
     assert seen["metrics"]["final/turnover"] == [(0, 0.2)]
@@ -146,17 +154,35 @@ def test_runs_that_the_store_does_not_have_are_made_anew(world: World, how: str)
 
 
 def test_an_imported_run_equals_the_one_tracked_live_and_imports_once(world: World) -> None:
-    folder = world.runs / "tiny" / "imported"
+    folder = world.runs / "copied" / "live"
     shutil.copytree(world.folder, folder, ignore=shutil.ignore_patterns("state"))
-    parent = import_run(folder, options=world.options)
+    parent = import_run(str(folder))  # the recipe's experiment
     live, imported = world.ids(world.folder), world.ids(folder)
     assert parent == imported["parent"]
     assert live.keys() == imported.keys()
     for name in live:
         assert world.seen(imported[name]) == world.seen(live[name])
+        assert world.experiment(imported[name]) == "tests"
         assert imported[name] != live[name]
     assert import_run(folder, options=world.options) == parent
     assert world.seen(imported["hydra-0.1"]) == world.seen(live["hydra-0.1"])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "experiment"),
+    [
+        ({"experiment": "named"}, "named"),
+        ({"options": TrackingOptions(experiment="opted")}, "opted"),
+        ({"options": TrackingOptions(experiment="opted"), "experiment": "named"}, "named"),
+    ],
+)
+def test_a_store_and_an_experiment_can_be_named(
+    world: World, tmp_path: Path, keywords: dict[str, Any], experiment: str
+) -> None:
+    folder = write_folder(tmp_path / "elsewhere" / "tiny" / "a")
+    parent = import_run(folder, uri=f"sqlite:///{world.runs / 'mlflow.db'}", **keywords)
+    assert world.experiment(parent) == experiment
+    assert not (tmp_path / "elsewhere" / "mlflow.db").exists()
 
 
 def test_a_missing_artifact_is_told_and_the_rest_goes_on(world: World) -> None:
