@@ -23,6 +23,7 @@ class PhaseState:
         model: the network's state dict, scores and masks included.
         optimizer: the optimizer's.
         objective: the objective's own.
+        scaler: of the losses, in fp16; else empty.
         history: the metrics of each finished epoch.
         best: the state dict with the lowest validation loss, where the phase selects it.
     """
@@ -32,6 +33,7 @@ class PhaseState:
     model: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
 

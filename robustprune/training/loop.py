@@ -114,6 +114,8 @@ class _PhaseRun:
         self.state = PhaseState.load(path) or PhaseState()
         if self.state.epoch:
             self._resume()
+        self._reset_scaler()
+        if self.state.epoch:
             trainer.on_epoch(phase, self.state.history)
 
     def _resume(self) -> None:
@@ -126,6 +128,12 @@ class _PhaseRun:
                 f"{self.path} is the state of another network or optimizer ({error}). "
                 "Delete it to train that phase again."
             ) from None
+
+    def _reset_scaler(self) -> None:
+        """Scale fp16 losses as after the state's epoch: accelerate's scaler outlives phases."""
+        scaler = self.trainer.accelerator.scaler
+        if scaler is not None:
+            scaler.load_state_dict(self.state.scaler or type(scaler)().state_dict())
 
     def run(self) -> list[dict[str, float]]:
         accelerator = self.trainer.accelerator
@@ -260,6 +268,8 @@ class _PhaseRun:
         state.model = self.model.state_dict()
         state.optimizer = self.optimizer.state_dict()
         state.objective = self.objective.state_dict()
+        scaler = self.trainer.accelerator.scaler
+        state.scaler = {} if scaler is None else scaler.state_dict()
         state.history.append(metrics)
         losses = [entry["val_loss"] for entry in state.history if "val_loss" in entry]
         if self.phase.select == "best" and losses and losses[-1] == min(losses):
