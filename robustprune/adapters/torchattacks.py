@@ -7,10 +7,10 @@ modules back. Random starts draw from the global generator, which the caller for
 from __future__ import annotations
 
 import inspect
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from robustprune.errors import MissingDependencyError, UsageError, nearest
+from robustprune.adapters.library import load
+from robustprune.errors import UsageError, nearest
 from robustprune.modes import eval_mode
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def perturb(
     check_arguments(attack, arguments)
     # half precision rounds small steps and gradients away, which weakens an attack
     with eval_mode(model), torch.autocast(images.device.type, enabled=False):
-        build = getattr(_library(), attack)
+        build = getattr(load("torchattacks"), attack)
         perturbed: Tensor = build(_contiguous(model), **arguments)(images.contiguous(), labels)
     return perturbed.detach()
 
@@ -95,7 +95,7 @@ def autoattack(
         seed: of the random starts; the global generator is reseeded with it.
     """
     with eval_mode(model):
-        ensemble = _library().AutoAttack(
+        ensemble = load("torchattacks").AutoAttack(
             _contiguous(model),
             norm=NORMS[norm],
             eps=eps,
@@ -124,7 +124,7 @@ def traits(attack: str) -> Traits:
 
 def attack_names() -> list[str]:
     """Every attack of the installed torchattacks, sorted."""
-    library = _library()
+    library = load("torchattacks")
     return sorted(
         name
         for name, item in vars(library).items()
@@ -154,7 +154,7 @@ def _parameters(attack: str) -> list[str]:
         same = [name for name in names if name.lower() == attack.lower()]
         hint = f" Did you mean '{same[0]}'?" if same else nearest(attack, names)
         raise UsageError(f"torchattacks has no attack '{attack}'.{hint}")
-    constructor = getattr(_library(), attack).__init__
+    constructor = getattr(load("torchattacks"), attack).__init__
     return [name for name in inspect.signature(constructor).parameters if name not in _OWN]
 
 
@@ -167,16 +167,3 @@ def _contiguous(model: nn.Module) -> nn.Module:
 _OWN = ("self", "model")
 _RADII = ("eps", "max_epsilon")
 _L2 = ("PGDL2", "PGDRSL2")  # the others with a radius and without a norm are ℓ∞ attacks
-
-
-def _library() -> ModuleType:
-    try:
-        import torchattacks
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"torchattacks cannot be imported ({error}). Install it with exactly\n"
-            "    pip install --no-deps torchattacks\n"
-            "without its own requirements: it pins an old version of requests, and runs with new."
-        ) from error
-    library: ModuleType = torchattacks
-    return library
