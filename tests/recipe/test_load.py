@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from robustprune.errors import InvalidError, UsageError
-from robustprune.recipe import load_recipe
+from robustprune.recipe import inconsistencies, load_recipe
 
 Write = Callable[..., Path]
 
@@ -216,7 +216,7 @@ def test_what_does_not_go_together_is_told(
     ],
 )
 def test_what_goes_together_is_not(sections: dict[str, str], write: Write) -> None:
-    load_recipe(write(**sections))
+    assert inconsistencies(load_recipe(write(**sections))) == []
 
 
 @pytest.mark.usefixtures("own_parts")

@@ -23,8 +23,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def test_a_reader_that_has_gone_stops_nothing() -> None:
+    written = []
+
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
+            written.append(text)
             raise BrokenPipeError
 
     out = Console(file=Gone())
@@ -32,6 +35,7 @@ def test_a_reader_that_has_gone_stops_nothing() -> None:
     out.info("nor this")
     with out.progress("work", 1) as bar:
         bar.advance()
+    assert len(written) == 1
 
 
 def test_a_finished_bar_is_one_plain_line_in_a_log_file() -> None:

@@ -29,8 +29,10 @@ def test_names_are_made_valid(name: str, expected: str) -> None:
 def test_mlflow_accepts_every_name_made(name: str) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param
 
-    _validate_metric_name(valid_name(name))
-    _validate_param(valid_name(name), "1")
+    made = valid_name(name)
+    _validate_metric_name(made)  # raises
+    _validate_param(made, "1")
+    assert made
 
 
 def test_parameters_are_flattened_with_dots_and_numbered_like_the_command_line() -> None:

@@ -43,7 +43,8 @@ def test_a_loss_that_is_no_loss_any_more_stops_the_run(tmp_path, value):
 def test_a_loss_just_below_the_limit_is_still_one(tmp_path):
     model, phase = prepared("pretrain", epochs=1)
     just = toys.Cursed(at=0, value=EXPLODED - 1)
-    trainer(just, toys.splits(validation=False)).run(phase, model, state_file(tmp_path))
+    history = trainer(just, toys.splits(validation=False)).run(phase, model, state_file(tmp_path))
+    assert len(history) == 1
 
 
 def test_a_first_epoch_that_diverges_leaves_no_state(tmp_path):
