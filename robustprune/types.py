@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PhaseName = Literal["pretrain", "prune", "finetune"]
+Norm = Literal["linf", "l2"]
 
 
 class Progress(NamedTuple):
@@ -15,11 +18,27 @@ class Progress(NamedTuple):
         epoch: epochs finished, from 0.
         step: optimizer steps finished, from 0.
         fraction: share of the phase's steps finished, in [0, 1).
+        epochs: epochs of the whole phase; ``fraction * epochs`` are finished, parts included.
+        phase: its name.
     """
 
     epoch: int = 0
     step: int = 0
     fraction: float = 0.0
+    epochs: int = 1
+    phase: PhaseName = "pretrain"
+
+
+class Threat(NamedTuple):
+    """What an adversary may do to an image: move it in a ball, within [0, 1].
+
+    Attributes:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball; [0, 1] pixel range.
+    """
+
+    norm: Norm
+    eps: float
 
 
 class Images(NamedTuple):

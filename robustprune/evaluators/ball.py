@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from robustprune.types import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Norm = Literal["linf", "l2"]
 
 ABSOLUTE, RELATIVE = 1e-5, 1e-6  # what float32 adds to a distance, and to a pixel, in passing
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from robustprune.pruners import LearnedPruner, OneShotPruner, Pruner
-from robustprune.training.phase import (
-    Phase,
-    PhaseName,
-    norm_layers,
-    norm_tensors,
-    weight_tensors,
-)
+from robustprune.training.phase import Phase, norm_layers, norm_tensors, weight_tensors
+from robustprune.types import PhaseName
 
 if TYPE_CHECKING:
     from torch import nn

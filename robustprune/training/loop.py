@@ -189,7 +189,7 @@ class _PhaseRun:
         return meter.means(accelerator)
 
     def _step(self, images: Tensor, labels: Tensor, meter: Meter, bar: Bar) -> None:
-        progress = Progress(self.state.epoch, self.state.step, self.state.step / self.total)
+        progress = self._progress(self.state.epoch, self.state.step)
         factor = self.phase.schedule(progress)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
@@ -243,7 +243,7 @@ class _PhaseRun:
         assert source is not None
         device = trainer.accelerator.device
         # as at the phase's end, so that epochs of a ramp can be compared
-        progress = Progress(phase.epochs - 1, self.total - 1, 1 - 1 / self.total)
+        progress = self._progress(phase.epochs - 1, self.total - 1)
         names = (phase.network, phase.name, self.state.epoch, "validation")
         with fork(trainer.seed, *names), eval_mode(self.model), phase.materialised():
             for images, labels in source.ordered(phase.batch_size):
@@ -252,6 +252,9 @@ class _PhaseRun:
                     loss = self.objective.validation_loss(self.model, images, labels, progress)
                 meter.add(float(loss.total.detach()), loss, labels)
         return {f"val_{name}": value for name, value in meter.means(None).items()}
+
+    def _progress(self, epoch: int, step: int) -> Progress:
+        return Progress(epoch, step, step / self.total, self.phase.epochs, self.phase.name)
 
     def _moved(self, images: Tensor) -> Tensor:
         device = self.trainer.accelerator.device

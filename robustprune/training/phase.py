@@ -13,11 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from robustprune.masking import MaskedModel
 from robustprune.training.optimizers import OptimizerPart
 from robustprune.training.schedules import Schedule
+from robustprune.types import PhaseName
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-PhaseName = Literal["pretrain", "prune", "finetune"]
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
