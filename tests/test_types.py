@@ -7,8 +7,10 @@ from robustprune.types import Images, Interval, Progress
 
 
 def test_progress_starts_at_nothing_done() -> None:
-    assert Progress() == (0, 0, 0.0)
-    assert Progress(epoch=3, step=1200, fraction=0.4)._replace(fraction=0.5) == (3, 1200, 0.5)
+    assert Progress() == (0, 0, 0.0, 1, "pretrain")
+    assert Progress(3, 1200, 0.4, 8, "prune") == Progress(
+        epoch=3, step=1200, fraction=0.4, epochs=8, phase="prune"
+    )
 
 
 def test_pairs_keep_their_order() -> None:
@@ -17,7 +19,7 @@ def test_pairs_keep_their_order() -> None:
 
 
 def test_floor_0_imports_no_heavy_library() -> None:
-    modules = "arithmetic errors families files modes parts registry seeding sentences types"
+    modules = "arithmetic errors families files modes parts plain registry seeding sentences types"
     code = (
         f"import sys\nfor name in '{modules}'.split(): __import__('robustprune.' + name)\n"
         "print(sorted({'torch', 'numpy', 'timm', 'mlflow', 'sklearn', 'yaml'} & set(sys.modules)))"

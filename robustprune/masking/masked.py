@@ -16,6 +16,7 @@ from robustprune.masking.allocations import Allocation
 from robustprune.masking.layer import ScoreMask
 from robustprune.masking.scores import ScoreInit, init_scores
 from robustprune.masking.topk import keep_largest
+from robustprune.plain import drop_parametrizations
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,7 @@ class MaskedModel:
             Each masked parameter's mask by the parameter's name (``conv1.weight``).
         """
         for layer in self._layers().values():
-            # deep copies share the class that torch made up, and removal takes the weight off it
-            made_up = type(layer)
-            layer.__class__ = type(made_up.__name__, made_up.__bases__, dict(vars(made_up)))
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            drop_parametrizations(layer)
             layer.weight.requires_grad_(True)
         return {f"{name}.weight".removeprefix("."): m.mask for name, m in self.masks.items()}
 

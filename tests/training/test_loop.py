@@ -121,7 +121,9 @@ def test_progress_counts_epochs_steps_and_the_fraction(tmp_path):
     model, phase = prepared("pretrain")
     trainer(Noting(), toys.splits(validation=False)).run(phase, model, state_file(tmp_path))
     total = EPOCHS * STEPS
-    assert seen == [Progress(step // STEPS, step, step / total) for step in range(total)]
+    assert seen == [
+        Progress(step // STEPS, step, step / total, EPOCHS, "pretrain") for step in range(total)
+    ]
 
 
 def test_validation_sees_the_network_in_eval_mode_and_leaves_it_in_its_own(tmp_path):
