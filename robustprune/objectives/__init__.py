@@ -8,7 +8,18 @@ from robustprune.registry import Registry
 registry: Registry[Objective] = Registry(
     "objectives",
     base=Objective,
-    modules=[f"{__name__}.{module}" for module in ("benign", "adversarial", "trades", "free")],
+    modules=[
+        f"{__name__}.{module}"
+        for module in (
+            "benign",
+            "adversarial",
+            "trades",
+            "free",
+            "gaussian",
+            "stability",
+            "smoothadv",
+        )
+    ],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from robustprune.adapters import torchattacks
 from robustprune.modes import eval_mode
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
+from robustprune.objectives.consistency import consistency
+from robustprune.objectives.l2 import ascend
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -38,19 +40,8 @@ class Trades(Objective):
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
     ) -> Loss:
         """The clean and the robust part, each a mean over the batch."""
-        from torch.nn import functional as F
-
         perturbed = self.perturb(model, images)
-        logits = model(images)
-        natural = F.cross_entropy(logits, labels)
-        robust = F.kl_div(
-            F.log_softmax(model(perturbed), dim=1),
-            F.log_softmax(logits, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        parts = {"natural": natural.detach(), "robust": robust.detach()}
-        return Loss(natural + self.beta * robust, logits, parts)
+        return consistency(model(images), model(perturbed), labels, self.beta)
 
     def perturb(self, model: nn.Module, images: Tensor) -> Tensor:
         """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
@@ -69,20 +60,12 @@ def _perturb_l2(
     import torch
     from torch.nn import functional as F
 
-    def length(x: Tensor) -> Any:
-        return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    def kl(x: Tensor) -> Tensor:
+        prediction = F.log_softmax(model(x), dim=1)
+        return F.kl_div(prediction, target, reduction="sum", log_target=True)
 
     with eval_mode(model), torch.autocast(images.device.type, enabled=False):
         with torch.no_grad():
             target = F.log_softmax(model(images), dim=1)
-        perturbed = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)
-        for _ in range(steps):
-            perturbed = perturbed.detach().requires_grad_()
-            with torch.enable_grad():
-                prediction = F.log_softmax(model(perturbed), dim=1)
-                kl = F.kl_div(prediction, target, reduction="sum", log_target=True)
-                (gradient,) = torch.autograd.grad(kl, perturbed)
-            delta = perturbed.detach() + step_size * gradient / length(gradient) - images
-            delta = delta * (eps / length(delta)).clamp_max(1)
-            perturbed = (images + delta).clamp(0, 1)
-    return perturbed.detach()
+        start = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)
+        return ascend(kl, start, images, eps=eps, step_size=step_size, steps=steps)

@@ -9,7 +9,7 @@ from robustprune.types import Progress
 
 from .toys import batch, modes, network
 
-OURS = {"benign", "pgd", "fgsm", "trades", "free"}
+OURS = {"benign", "pgd", "fgsm", "trades", "free", "gaussian", "stability", "smoothadv"}
 
 
 @pytest.fixture(params=sorted(OURS | set(names())))

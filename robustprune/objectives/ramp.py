@@ -1,0 +1,57 @@
+"""Ramps: how a training radius grows from 0 to all of itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from robustprune.parts import Options
+from robustprune.types import PhaseName, Progress
+
+MIDDLE = 0.25
+"""Where a smoothed ramp turns from a power into a line; share of its length."""
+POWER = 4
+"""The power that a smoothed ramp grows by until there."""
+
+
+class Ramp(Options):
+    """The share of a radius that training uses: 0 before the ramp, 1 after it."""
+
+    epochs: float = Field(0, ge=0)
+    """Length in epochs; 0 for none: from the start on, the whole radius."""
+    start: float = Field(0, ge=0)
+    """Epochs before it begins, in which the radius is 0."""
+    shape: Literal["linear", "smoothed"] = "linear"
+    """A line; or a fourth power for the first quarter, and a line from there to the end."""
+    phases: list[PhaseName] = ["pretrain"]
+    """The phases that it acts in; the others use the whole radius."""
+
+    def factor(self, progress: Progress) -> float:
+        """What to multiply the radius by, in [0, 1]; never falls within a phase.
+
+        Args:
+            progress: the phase, and how much of it is finished. The ramp's unit is the epoch,
+                but it moves with every step.
+        """
+        position = progress.fraction * progress.epochs - self.start
+        if progress.phase not in self.phases or position >= self.epochs:
+            return 1.0
+        if position <= 0:
+            return 0.0
+        share = position / self.epochs
+        return _smoothed(share) if self.shape == "smoothed" else share
+
+
+def _smoothed(share: float) -> float:
+    """The share of the radius at a share of the ramp, both in [0, 1].
+
+    As the SmoothedScheduler of auto-LiRPA (Xu et al. 2020), from the code of Gowal et al. 2018:
+    c·t⁴ up to m, then the line that goes on from there. That the line continues value and slope,
+    c·m⁴ and 4c·m³, and reaches 1 at t = 1 gives c = 1 / (m⁴ + 4m³(1 − m)).
+    """
+    slope = POWER * MIDDLE ** (POWER - 1)
+    scale = 1 / (MIDDLE**POWER + slope * (1 - MIDDLE))
+    if share <= MIDDLE:
+        return float(scale * share**POWER)
+    return float(1 - scale * slope * (1 - share))

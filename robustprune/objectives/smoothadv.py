@@ -1,0 +1,101 @@
+"""SmoothAdv: adversarial training of the smoothed classifier."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from robustprune.modes import eval_mode
+from robustprune.objectives import register
+from robustprune.objectives.base import Loss, Objective
+from robustprune.objectives.l2 import ascend
+from robustprune.objectives.ramp import Ramp
+from robustprune.types import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register("smoothadv")
+class SmoothAdv(Objective):
+    """Mean over i of CE(f(x + δ + ηᵢ), y), m noises η. Source: Salman et al. 2019, Pseudocode 1.
+
+    δ raises −log of the mean over i of softmax(f(x + δ + ηᵢ))_y (their Eq. S), the loss of the
+    smoothed classifier itself, in an ℓ2 ball, with the network in eval mode and from δ = 0. The
+    noises are drawn once a batch: attack and loss see the same ones. x + δ stays in [0, 1], the
+    noisy images are not clipped. The accuracy shown is the smoothed classifier's on x + δ: the
+    logits are the logarithms of the mean probabilities.
+
+    All m noisy copies are one batch of the network, so time and memory grow with m.
+    """
+
+    eps: float = Field(0.5, ge=0)
+    """Radius of the ℓ2 ball; [0, 1] pixel range. The source trains with 64, 127, 255 and
+    512/255; the default is the smallest of these that covers the radius 110/255 of HYDRA's
+    certificates."""
+    sigma: float = Field(0.25, ge=0)
+    """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
+    noises: int = Field(2, ge=1)
+    """m: noisy copies of each image. The source compares 1, 2, 4 and 8."""
+    steps: int = Field(4, ge=1)
+    """Gradient steps of the attack, each a pass over m copies. The source compares 2 to 10."""
+    step_size: float | None = Field(None, gt=0)
+    """Length of a step; 2·eps/steps if absent, of the ramp's eps."""
+    ramp: Ramp = Ramp()
+    """How eps grows. The source's warm-up is ``{epochs: 10}``."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        """Cross-entropy, a mean over images and noises."""
+        import torch
+        from torch.nn import functional as F
+
+        shape = (self.noises, *images.shape)
+        noise = self.sigma * torch.randn(shape, dtype=images.dtype, device=images.device)
+        eps = self.eps * self.ramp.factor(progress)
+        perturbed = self.perturb(model, images, labels, noise, eps)
+        each = _log_probabilities(model, perturbed, noise)
+        total = F.nll_loss(each.flatten(0, 1), labels.repeat(self.noises))
+        return Loss(total, _log_mean(each), {})
+
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, eps: float
+    ) -> Tensor:
+        """The images x + δ, of the same shape, in the ball and in [0, 1], detached.
+
+        Args:
+            model: maps images to logits.
+            images: ``(n, channels, height, width)`` in [0, 1].
+            labels: ``(n,)``, int64.
+            noise: ``(m, n, channels, height, width)``.
+            eps: the ball's radius.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        def loss(x: Tensor) -> Tensor:
+            smoothed = _log_mean(_log_probabilities(model, x, noise))
+            return F.nll_loss(smoothed, labels, reduction="sum")
+
+        if eps == 0:
+            return images
+        step_size = 2 * eps / self.steps if self.step_size is None else self.step_size
+        with eval_mode(model), torch.autocast(images.device.type, enabled=False):
+            return ascend(loss, images, images, eps=eps, step_size=step_size, steps=self.steps)
+
+
+def _log_probabilities(model: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
+    """Of every noisy copy, log softmax(f(x + ηᵢ)): ``(m, n, classes)``."""
+    import torch
+
+    logits: Tensor = model((images + noise).flatten(0, 1))
+    precise = torch.promote_types(logits.dtype, torch.float32)  # autocast on CPU leaves it half
+    return logits.log_softmax(dim=1, dtype=precise).view(*noise.shape[:2], -1)
+
+
+def _log_mean(each: Tensor) -> Tensor:
+    """Logarithm of the mean over the noises: ``(m, n, classes)`` to ``(n, classes)``."""
+    return each.logsumexp(dim=0) - math.log(len(each))
