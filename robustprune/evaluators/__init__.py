@@ -8,7 +8,9 @@ from robustprune.registry import Registry
 registry: Registry[Evaluator] = Registry(
     "evaluators",
     base=Evaluator,
-    modules=[f"{__name__}.{module}" for module in ("clean", "pgd", "autoattack", "library")],
+    modules=[
+        f"{__name__}.{module}" for module in ("clean", "pgd", "autoattack", "library", "smoothing")
+    ],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

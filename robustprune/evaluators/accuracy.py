@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from robustprune.types import Interval
@@ -26,21 +25,24 @@ def interval(correct: int, n: int) -> Interval:
     return Interval(float(low), float(high))
 
 
-def summarise(results: Sequence[PerImage]) -> dict[str, float | int | list[float]]:
-    """One evaluator's batches as metrics.
+def summarise(images: PerImage) -> dict[str, float | int | list[float]]:
+    """What became of all images, as metrics.
 
     A boolean entry ``x`` gives the fraction ``x``, the number of images ``x_n`` and its 95 %
     interval ``x_interval`` as ``[low, high]``. A floating one gives its median over the finite
-    entries and their number, and nothing at all if none is finite: JSON knows no NaN.
+    entries and their number, and nothing at all if none is finite: JSON knows no NaN. An integer
+    one is for the table of images only.
+
+    Args:
+        images: tensors of one length by name, as an evaluator's `judge` gives them for a batch.
     """
     import torch
 
     metrics: dict[str, float | int | list[float]] = {}
-    for name in results[0] if results else ():
-        values = torch.cat([batch[name] for batch in results])
+    for name, values in images.items():
         if values.dtype == torch.bool:
             metrics |= _fraction(name, values)
-        elif values.isfinite().any():
+        elif values.is_floating_point() and values.isfinite().any():
             finite = values[values.isfinite()].double()
             metrics |= {name: finite.quantile(0.5).item(), f"{name}_n": len(finite)}
     return metrics

@@ -13,6 +13,7 @@ from robustprune.evaluators import register
 from robustprune.evaluators.attacks import num_classes, survivors
 from robustprune.evaluators.ball import check_ball
 from robustprune.evaluators.base import Evaluator
+from robustprune.types import Threat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,6 +40,11 @@ class AutoAttack(Evaluator):
     restarts, ``rand`` for randomised networks."""
     steps: int = Field(100, ge=1)
     """Gradient steps of each APGD and FAB run. torchattacks itself takes 10, which is weaker."""
+
+    @property
+    def refutes(self) -> Threat:
+        """The ball that is searched."""
+        return Threat(self.norm, self.eps)
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Whether each image is classified rightly, untouched and under each of the attacks.

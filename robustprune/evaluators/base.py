@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from robustprune.evaluators import accuracy
 from robustprune.modes import eval_mode
 from robustprune.parts import Part
 from robustprune.seeding import fork
+from robustprune.types import Threat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +40,26 @@ class Evaluator(Part):
         """The name of the accuracy in ``results.json``."""
         return self.label or self.registered_name
 
+    @property
+    def refutes(self) -> Threat | None:
+        """For attacks: the ball that is searched; None if there is none.
+
+        `metric` False, on an image that is classified rightly, means that something in the ball
+        fooled the network.
+        """
+        return None
+
+    @property
+    def claims(self) -> Threat | None:
+        """For certificates: the ball that is promised to be safe; None if there is none.
+
+        `metric` True means that the network itself classifies every image in the ball rightly,
+        its middle included; a certificate of another classifier (a smoothed one) claims nothing
+        here. Where an attack in the same ball or a smaller one refutes it, the run ends with an
+        alarm.
+        """
+        return None
+
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """What becomes of each image of one batch.
 
@@ -51,9 +73,25 @@ class Evaluator(Part):
         Returns:
             Tensors of length n by metric name. Boolean: the image counts towards an accuracy,
             reported as its mean with an interval. Floating: reported as its median over the
-            entries that are finite. `metric` must be among the names.
+            entries that are finite. Integer (counts, classes, what settled an image): for the
+            table of images only. `metric` must be among the names, and boolean if the evaluator
+            `refutes` or `claims` a ball.
         """
         raise TypeError(f"{type(self).__name__} must define judge(model, images, labels, seed=…)")
+
+    def summarise(self, images: PerImage) -> dict[str, float | int | list[float]]:
+        """From what became of all images to the numbers in ``results.json``.
+
+        Override it for numbers that belong to several entries at once, and keep the convention: a
+        metric ``x`` has its number of images ``x_n`` beside it, an accuracy ``x_interval`` too.
+
+        Args:
+            images: what `judge` gave, the batches joined, on the CPU.
+
+        Returns:
+            See `robustprune.evaluators.accuracy.summarise`. Finite numbers only: JSON has no NaN.
+        """
+        return accuracy.summarise(images)
 
     def evaluate(
         self, model: nn.Module, batches: Batches, *, seed: int, network: str

@@ -12,6 +12,7 @@ from robustprune.evaluators import register
 from robustprune.evaluators.attacks import num_classes, survivors
 from robustprune.evaluators.ball import check_ball, distance, inside
 from robustprune.evaluators.base import Evaluator
+from robustprune.types import Threat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,6 +71,11 @@ class Library(Evaluator):
         """The ball's radius, wherever the recipe states it."""
         argument = torchattacks.traits(self.attack).radius
         return self.eps or float(self.args[argument or ""])
+
+    @property
+    def refutes(self) -> Threat:
+        """The ball that is searched."""
+        return Threat(self.norm, self.radius)
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Whether each image withstands, and the norm of what broke it (infinite if nothing did).

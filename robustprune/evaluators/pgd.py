@@ -12,6 +12,7 @@ from robustprune.evaluators import register
 from robustprune.evaluators.attacks import survivors
 from robustprune.evaluators.ball import check_ball
 from robustprune.evaluators.base import Evaluator
+from robustprune.types import Threat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,11 @@ class Pgd(Evaluator):
     """Gradient steps from each start."""
     restarts: int = Field(1, ge=1)
     """Random starts in the ball; each one attacks only what the ones before it left."""
+
+    @property
+    def refutes(self) -> Threat:
+        """The ball that is searched."""
+        return Threat(self.norm, self.eps)
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Whether each image is classified rightly, untouched and from every start."""

@@ -19,24 +19,27 @@ def test_wilson_interval_as_printed_in_tables():
     assert interval(3, 10) == pytest.approx((0.1078, 0.6032), abs=5e-5)
 
 
-def test_fractions_over_batches_of_unequal_size():
-    metrics = summarise([{"pgd": torch.tensor([True, True])}, {"pgd": torch.tensor([False])}])
+def test_booleans_are_fractions_with_an_interval():
+    metrics = summarise({"pgd": torch.tensor([True, True, False])})
     assert metrics["pgd"] == pytest.approx(2 / 3)
     assert metrics["pgd_n"] == 3
     assert metrics["pgd_interval"] == list(interval(2, 3))
 
 
 def test_medians_are_over_finite_entries():
-    first = torch.tensor([3.0, float("inf")])
-    second = torch.tensor([float("nan"), 1.0, 2.0, 10.0])
-    assert summarise([{"norm": first}, {"norm": second}]) == {"norm": 2.5, "norm_n": 4}
+    norms = torch.tensor([3.0, float("inf"), float("nan"), 1.0, 2.0, 10.0])
+    assert summarise({"norm": norms}) == {"norm": 2.5, "norm_n": 4}
 
 
 def test_a_median_of_nothing_is_left_out():
-    metrics = summarise([{"cw": torch.tensor([True]), "cw_norm": torch.tensor([math.inf])}])
+    metrics = summarise({"cw": torch.tensor([True]), "cw_norm": torch.tensor([math.inf])})
     assert set(metrics) == {"cw", "cw_n", "cw_interval"}
     json.dumps(metrics, allow_nan=False)
 
 
-def test_no_batches_no_metrics():
-    assert summarise([]) == {}
+def test_integers_are_for_the_table_of_images_only():
+    assert summarise({"samples": torch.tensor([100, 200])}) == {}
+
+
+def test_no_entries_no_metrics():
+    assert summarise({}) == {}

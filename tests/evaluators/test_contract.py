@@ -1,3 +1,4 @@
+import json
 import random
 
 import numpy as np
@@ -6,12 +7,14 @@ import torch
 from torch import nn
 
 from robustprune.evaluators import create, names
+from robustprune.evaluators.accuracy import interval
 
 from .toys import batch
 
 OPTIONS = {
     "autoattack": {"version": "rand", "steps": 3, "eps": 0.02},
     "pgd": {"steps": 3, "restarts": 2, "eps": 0.02},
+    "smoothing": {"n0": 20, "n": 200, "radius": 0.05},
     "torchattacks": {"attack": "CW", "args": {"steps": 5}, "norm": "l2", "eps": 0.5},
 }
 
@@ -53,6 +56,25 @@ def test_the_metric_is_there_and_has_the_right_length(name):
         for values in batch_results.values():
             assert len(values) == len(batch_results[metric])
             assert not values.requires_grad
+
+
+def test_the_metric_is_summarised_in_numbers_that_json_knows(name):
+    evaluator = create(name, **OPTIONS.get(name, {}))
+    first, second = evaluate(name, network())
+    images = {key: torch.cat([first[key], second[key]]) for key in first}
+    metrics = evaluator.summarise(images)
+    json.dumps(metrics, allow_nan=False)
+    right = int(images[evaluator.metric].sum())
+    assert metrics[evaluator.metric] == right / 9
+    assert metrics[f"{evaluator.metric}_n"] == 9
+    assert metrics[f"{evaluator.metric}_interval"] == list(interval(right, 9))
+
+
+def test_the_ball_that_is_searched_or_promised_is_one(name):
+    evaluator = create(name, **OPTIONS.get(name, {}))
+    for threat in (evaluator.refutes, evaluator.claims):
+        assert threat is None or (threat.norm in ("linf", "l2") and threat.eps > 0)
+    assert evaluator.refutes is None or evaluator.claims is None
 
 
 def test_misclassified_images_never_count(name):

@@ -1,0 +1,118 @@
+"""Certified accuracy of the smoothed classifier: the paper's *vra-s*."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, model_validator
+
+from robustprune.adapters import sequential, smoothing
+from robustprune.evaluators import accuracy, register
+from robustprune.evaluators.attacks import num_classes
+from robustprune.evaluators.base import Evaluator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from robustprune.evaluators.base import PerImage
+
+
+@register("smoothing")
+class Smoothing(Evaluator):
+    """Accuracy that randomized smoothing certifies. Source: Cohen et al. 2019, Sec. 3.2.
+
+    What is certified is the smoothed classifier, which gives the class that the network gives most
+    often under Gaussian noise. It says nothing about the network on its own.
+
+    Results do not depend on the batch size: it only says how often the bar moves.
+    """
+
+    batch_size: int = Field(20, ge=1)
+    """Images a batch."""
+    sigma: float = Field(0.25, gt=0)
+    """Standard deviation of the noise; [0, 1] pixel range."""
+    n0: int = Field(100, ge=1)
+    """Noisy samples that select an image's class."""
+    n: int = Field(10_000, ge=1)
+    """Noisy samples that estimate that class's probability; at most, if sequential."""
+    alpha: float = Field(0.001, gt=0, lt=1)
+    """Probability that an image is certified wrongly."""
+    radius: float = Field(110 / 255, ge=0)
+    """ℓ2 radius at which an image counts; [0, 1] pixel range."""
+    radii: list[Annotated[float, Field(ge=0)]] = Field(default_factory=list)
+    """More radii to report the certified accuracy at, each named by its radius."""
+    sequential: bool = False
+    """Stop sampling an image when the answer at ``radius`` is settled, with the same ``alpha``.
+    The radius of an image, and so their average, is then not known."""
+    noise_seed: int = Field(0, ge=0)
+    """Of the noise, which depends on this and on the image only: all networks see the same."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sequential and self.radii:
+            raise ValueError(
+                "sequential settles one radius, so 'radii' must be empty; got "
+                f"{self.radii}. Set sequential: false, or add an evaluator for each radius"
+            )
+        if len(set(map(self._named, self.radii))) < len(self.radii):
+            raise ValueError(f"radii must differ in their first six digits; got {self.radii}")
+        return self
+
+    def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
+        """Which images are certified, with the rest of what is known of each.
+
+        ``seed`` is not used, because it depends on the batch.
+
+        Returns:
+            Boolean: `metric`, of the right class and certified at ``radius``. Integer:
+            ``_prediction``, the class or −1, and ``_samples``. If not sequential also, boolean:
+            one entry for each of ``radii``, and ``_abstained``; floating: ``_radius``, certified,
+            0 where the class is wrong or none. If sequential, a ``_prediction`` of −1 says that
+            none is certified at ``radius``.
+        """
+        classes = num_classes(model, images)
+        smoothed = smoothing.Smoothed(model, classes, self.sigma, seed=self.noise_seed)
+        judge = self._sequential if self.sequential else self._fixed
+        return judge(smoothed, images, labels.cpu())
+
+    def summarise(self, images: PerImage) -> dict[str, float | int | list[float]]:
+        """The accuracies, ``_acr`` and ``_samples``.
+
+        ``_acr`` is the average certified radius, over all images; it is missing if sequential.
+        ``_samples`` is the mean number of samples an image.
+        """
+        others = {k: v for k, v in images.items() if k != f"{self.metric}_radius"}
+        metrics = accuracy.summarise(others)
+        for entry, name in (("radius", "acr"), ("samples", "samples")):
+            if (values := images.get(f"{self.metric}_{entry}")) is not None:
+                mean = {f"{self.metric}_{name}": values.double().mean().item()}
+                metrics |= mean | {f"{self.metric}_{name}_n": len(values)}
+        return metrics
+
+    def _fixed(self, smoothed: smoothing.Smoothed, images: Tensor, labels: Tensor) -> PerImage:
+        import torch
+
+        found = smoothed.certify(images, n0=self.n0, n=self.n, alpha=self.alpha)
+        right = found.prediction == labels
+        extra = {self._named(radius): right & (found.radius >= radius) for radius in self.radii}
+        return {
+            self.metric: right & (found.radius >= self.radius),
+            **extra,
+            f"{self.metric}_abstained": found.prediction == smoothing.ABSTAIN,
+            f"{self.metric}_radius": found.radius * right,
+            f"{self.metric}_prediction": found.prediction,
+            f"{self.metric}_samples": torch.full_like(labels, self.n0 + self.n),
+        }
+
+    def _sequential(self, smoothed: smoothing.Smoothed, images: Tensor, labels: Tensor) -> PerImage:
+        found = sequential.certify_at(
+            smoothed, images, radius=self.radius, n0=self.n0, n=self.n, alpha=self.alpha
+        )
+        return {
+            self.metric: found.certified & (found.prediction == labels),
+            f"{self.metric}_prediction": found.prediction,
+            f"{self.metric}_samples": found.samples,
+        }
+
+    def _named(self, radius: float) -> str:
+        return f"{self.metric}_{radius:g}"
