@@ -22,6 +22,10 @@ class DivergedError(UsageError):
     """Training produced NaN, infinity or an exploding loss. The last good state is kept."""
 
 
+class SoundnessError(RuntimeError):
+    """A certificate verified images that an attack broke (exit code 1). All files are written."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; what had been saved stays saved (exit code 130)."""
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from robustprune.cli.imports import import_parts
 from robustprune.cli.parser import parser
-from robustprune.errors import InterruptedRun, InvalidError, UsageError
+from robustprune.errors import InterruptedRun, InvalidError, SoundnessError, UsageError
 
 OK, FAULT, USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_LINES = 23  # with the line before and the line after them: one screen
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except UsageError as error:
         return _say(_text(error), USAGE)
+    except SoundnessError as error:
+        return _say(str(error), FAULT)
     except InterruptedRun as stop:
         return _say(f"interrupted; finished epochs and evaluations are kept.\n{stop}", INTERRUPTED)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What can be typed, and the help that teaches it. Commands import what they need when they run."""
+"""What can be typed. Commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -9,75 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from robustprune import __version__
+from robustprune.arithmetic import number
+from robustprune.cli import help
 
 _FORMAT = argparse.RawDescriptionHelpFormatter
-
-_OVERVIEW = """\
-Make neural networks small and robust. A recipe (a YAML file) says what to train, how to prune it
-and what to judge it by; one command runs it.
-
-  robustprune run recipes/quickstart.yaml         dense, HYDRA and magnitude pruning on real digits
-  robustprune check recipes/quickstart.yaml       what that would do, without training
-  robustprune list objectives                     what a recipe can name, with every option
-  robustprune evaluate runs/…/model.safetensors   what a saved network withstands
-"""
-
-_RUN = """\
-Train a dense network, prune it by every method at every density, finetune, and judge each one.
-
-  robustprune run recipes/quickstart.yaml
-  robustprune run recipes/cifar10/cnn_small_trades.yaml --set seed=1 --set prune.densities=[0.01]
-  robustprune run recipes/quickstart.yaml --resume     go on where an interrupted run stopped
-  robustprune run my.yaml --max-steps 2                try a recipe out in a minute
-
-Everything is written to runs/<recipe>/<id>/: recipe.yaml (resolved), results.json, and a folder a
-network with model.safetensors and history.json. MLflow's store is runs/mlflow.db:
-  mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
-"""
-
-_CHECK = """\
-Validate a recipe and print, without training: the resolved recipe, how many weights each layer
-keeps at each density, the number of steps, and what would be written where. Exit 2 if anything is
-wrong; every problem is named with its line.
-"""
-
-_LIST = """\
-List what recipes can name. Without a family: every family. With one: every part and its options.
-
-  robustprune list
-  robustprune list objectives
-  robustprune list objectives --recipe my.yaml     with the parts that its imports: register
-  robustprune list models resnet                   backbones, ours and timm's, that match
-"""
-
-_SHOW = """\
-Show a recipe resolved (every option, defaults included), a model file (architecture, layers,
-densities, where it comes from), or a run folder (its table).
-"""
-
-_EVALUATE = """\
-Judge a saved network. Without --evaluator: by those of the recipe that made it, on the same
-images and with the same seeds, which gives the same numbers.
-
-  robustprune evaluate runs/quickstart/<id>/hydra-0.01/model.safetensors
-  robustprune evaluate model.safetensors --evaluator clean --evaluator pgd:eps=8/255,steps=20
-"""
-
-_SCHEMA = """\
-Print the JSON Schema of recipes, for editors that complete and check YAML:
-
-  robustprune schema > recipe.schema.json
-  # yaml-language-server: $schema=recipe.schema.json      (first line of a recipe)
-"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser("robustprune", description=_OVERVIEW, formatter_class=_FORMAT)
+    top = argparse.ArgumentParser("robustprune", description=help.OVERVIEW, formatter_class=_FORMAT)
     top.add_argument("--version", action="version", version=f"robustprune {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", "run a recipe", _RUN)
+    run = _command(commands, "run", "run a recipe", help.RUN)
     _recipe(run)
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: a new one)"
@@ -90,21 +34,20 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
-    check = _command(commands, "check", "validate a recipe and show what it would do", _CHECK)
+    check = _command(commands, "check", "validate a recipe and show what it would do", help.CHECK)
     _recipe(check)
 
-    listing = _command(commands, "list", "list what recipes can name", _LIST)
+    listing = _command(commands, "list", "list what recipes can name", help.LIST)
     listing.add_argument("family", nargs="?", help="e.g. objectives, pruners, evaluators, models")
     listing.add_argument("pattern", nargs="?", default="", help="only names that contain this")
     _imports(listing)
 
-    show = _command(commands, "show", "show a recipe, a model file or a run folder", _SHOW)
+    show = _command(commands, "show", "show a recipe, a model file or a run folder", help.SHOW)
     show.add_argument("path", type=Path, help="a recipe, a model.safetensors, or a run folder")
     _overrides(show)
     _imports(show)
 
-    evaluate = _command(commands, "evaluate", "judge a saved network", _EVALUATE)
-    evaluate.add_argument("model", type=Path, help="a model.safetensors of a run")
+    evaluate = _command(commands, "evaluate", "judge a saved network", help.EVALUATE)
     evaluate.add_argument(
         "--evaluator",
         action="append",
@@ -112,15 +55,65 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME[:KEY=VALUE,…]",
         help="an evaluator and its options; may be given several times",
     )
-    evaluate.add_argument("--data", metavar="NAME", help="another dataset than it was trained on")
-    evaluate.add_argument("--root", type=Path, metavar="DIR", help="where the dataset's files are")
-    evaluate.add_argument("--samples", type=_positive, metavar="N", help="only the first N images")
-    evaluate.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
-    _imports(evaluate)
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
+    _saved(evaluate)
 
-    _command(commands, "schema", "print the JSON Schema of recipes", _SCHEMA)
+    _certify(_command(commands, "certify", "certify a saved network by smoothing", help.CERTIFY))
+    _verify(_command(commands, "verify", "verify a saved network by bounds", help.VERIFY))
+
+    _command(commands, "schema", "print the JSON Schema of recipes", help.SCHEMA)
     return top
+
+
+def _certify(certify: argparse.ArgumentParser) -> None:
+    """Options that are not given are left to the evaluator, whose defaults the help repeats."""
+    certify.add_argument(
+        "--sigma",
+        type=_number,
+        metavar="S",
+        help="the noise's standard deviation (default: that of training, or 0.25)",
+    )
+    certify.add_argument(
+        "--n0", type=_positive, metavar="N", help="draws that choose the class (default: 100)"
+    )
+    certify.add_argument(
+        "--n", type=_positive, metavar="N", help="draws that certify it (default: 10000)"
+    )
+    certify.add_argument(
+        "--alpha", type=_number, metavar="A", help="chance of error an image (default: 0.001)"
+    )
+    certify.add_argument(
+        "--radius",
+        type=_number,
+        metavar="R",
+        help="the l2 radius at which an image counts (default: 110/255)",
+    )
+    certify.add_argument(
+        "--sequential",
+        action="store_true",
+        default=None,
+        help="stop drawing when it is settled whether the radius is certified",
+    )
+    _saved(certify)
+
+
+def _verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument(
+        "--eps", type=_number, metavar="E", help="the radius (default: that of training)"
+    )
+    verify.add_argument(
+        "--bounds",
+        type=_names,
+        metavar="NAME,…",
+        help="what to try, cheap first: ibp, crown_ibp, crown, alpha_crown",
+    )
+    verify.add_argument("--seconds", type=_number, metavar="S", help="limit of time")
+    verify.add_argument("--memory", type=_number, metavar="GIB", help="limit of memory")
+    verify.add_argument(
+        "--no-attack",
+        action="store_true",
+        help="leave out PGD, which the verdicts are checked against",
+    )
+    _saved(verify)
 
 
 def _command(commands: Any, name: str, summary: str, text: str) -> argparse.ArgumentParser:
@@ -149,6 +142,23 @@ def _imports(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", type=Path, dest="imports_of", metavar="RECIPE", help=text)
 
 
+def _saved(command: argparse.ArgumentParser) -> None:
+    """What every command has that judges a saved network."""
+    command.add_argument("model", type=Path, help="a model.safetensors of a run")
+    command.add_argument("--data", metavar="NAME", help="another dataset than it was trained on")
+    command.add_argument("--root", type=Path, metavar="DIR", help="where the dataset's files are")
+    command.add_argument("--samples", type=_positive, metavar="N", help="only the first N images")
+    command.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
+    _imports(command)
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
+    command.add_argument(
+        "--images",
+        type=Path,
+        metavar="FILE",
+        help="write what became of each image there, as .csv or .parquet",
+    )
+
+
 def _overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
@@ -160,11 +170,30 @@ def _overrides(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def _number(text: str) -> int | float:
+    """A number, or arithmetic such as 2/255."""
     try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
+        value = number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}") from None
+    if value is None:
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.25 or 2/255, got '{text}'")
     return value
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1 on, or arithmetic such as 1e4 that gives one."""
+    try:
+        value = number(text)
+    except ValueError:
+        value = None
+    if value is None or value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
+    return int(value)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected names with commas between them, got none")
+    return names

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprune.errors import UsageError
 from robustprune.families import family
 from robustprune.parts import Part
+from robustprune.pipeline import soundness
 from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.images import ImageTable, check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import check_takes
 from robustprune.recipe import ComputeOptions
@@ -18,7 +20,22 @@ from robustprune.recipe import ComputeOptions
 if TYPE_CHECKING:
     from robustprune.artifacts.dense import SavedModel
     from robustprune.datasets import Splits
+    from robustprune.evaluators import Evaluator
     from robustprune.tracking import Console
+
+
+class Judgement(NamedTuple):
+    """What some evaluators say of a saved network.
+
+    Attributes:
+        metrics: as an entry of ``results.json`` has them.
+        images: what became of each image.
+        alarms: certificates that an attack refuted; see `robustprune.pipeline.soundness`.
+    """
+
+    metrics: dict[str, Any]
+    images: ImageTable
+    alarms: list[soundness.Alarm]
 
 
 def parts_of(
@@ -28,7 +45,7 @@ def parts_of(
     root: Path | None = None,
     evaluators: Sequence[dict[str, Any]] = (),
     samples: int | None = None,
-) -> tuple[Part, list[Part]]:
+) -> tuple[Part, list[Evaluator]]:
     """The dataset and the evaluators: as the network's recipe had them, or as asked for.
 
     Args:
@@ -50,29 +67,32 @@ def parts_of(
     documents = [dict(d) for d in evaluators or metadata.get("evaluate") or [{"name": "clean"}]]
     if samples is not None:
         documents = [{**document, "samples": samples} for document in documents]
-    parts = [_create("evaluators", document) for document in documents]
-    for name, number in Counter(part.metric for part in parts).items():  # type: ignore[attr-defined]
+    parts: list[Evaluator] = [_create("evaluators", document) for document in documents]  # type: ignore[misc]
+    for name, number in Counter(part.metric for part in parts).items():
         if number > 1:
             raise UsageError(f"evaluator '{name}' stands {number} times; give each a label=….")
+    check_columns(parts)
     return _create("datasets", source), parts
 
 
 def evaluate(
     saved: SavedModel,
     data: Part,
-    evaluators: Sequence[Part],
+    evaluators: Sequence[Evaluator],
     *,
     seed: int | None,
     console: Console,
-) -> dict[str, Any]:
-    """Each evaluator's metrics; the same as the run's if nothing differs from it.
+) -> Judgement:
+    """What each evaluator says; the same as in the run if nothing differs from it.
+
+    Soundness alarms are told to the console at once; the caller decides what they end.
 
     Args:
         saved: the network.
         data: a dataset.
         evaluators: what to judge by.
         seed: the one of the network's recipe if None.
-        console: shows bars.
+        console: shows bars, and is told of alarms.
 
     Raises:
         UsageError: the dataset's files are missing, or the network does not take its images.
@@ -83,21 +103,28 @@ def evaluate(
     except UsageError as error:
         raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
     check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
+    network = str(saved.metadata.get("network", ""))
     metrics: dict[str, Any] = {}
+    images = ImageTable()
     layout = ComputeOptions(channels_last=bool(saved.metadata.get("channels_last")))
     with Compute(layout) as compute:
         model = compute.placed(saved.model)
         for evaluator in evaluators:
-            metrics |= judge(
-                evaluator,  # type: ignore[arg-type]
+            verdict = judge(
+                evaluator,
                 model,
                 splits.test,
-                network=str(saved.metadata.get("network", "")),
+                network=network,
                 seed=seed,
                 device=compute.device,
                 console=console,
             )
-    return metrics
+            metrics |= verdict.metrics
+            images.add(evaluator.metric, verdict.labels, verdict.images)
+    found = soundness.alarms(evaluators, images)
+    if found:
+        console.error(soundness.describe(network, found))
+    return Judgement(metrics, images, found)
 
 
 def _create(name: str, document: dict[str, Any]) -> Part:

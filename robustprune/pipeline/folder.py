@@ -81,6 +81,10 @@ class RunFolder:
         """The curves of one network."""
         return self.network(network) / "history.json"
 
+    def images(self, network: str) -> Path:
+        """What became of each test image under one network."""
+        return self.network(network) / "images.parquet"
+
     def state(self, network: str, phase: str) -> Path:
         """The state of one phase, which only resume reads."""
         return self.path / "state" / f"{network}.{phase}.pt"

@@ -72,9 +72,14 @@ class Plan:
             files.append(f"{name}/model.safetensors")
             if isinstance(method, LearnedPruner) or self.recipe.finetune is not None:
                 files.append(f"{name}/history.json")
+        if self.recipe.evaluate:
+            files += [f"{name}/images.parquet" for name in ("dense", *self._names())]
         files += [f"imports/{file.name}" for file in self.recipe.files.values()]
         store = describe_store(self.recipe.tracking, RUNS)
         return [*(str(folder / file) for file in files), store]
+
+    def _names(self) -> list[str]:
+        return [name for name, *_ in self._pruned()]
 
     def _pruned(self) -> list[tuple[str, Pruner, float]]:
         prune = self.recipe.prune

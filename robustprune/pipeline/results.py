@@ -49,14 +49,21 @@ class RunResult:
         return entries[name]
 
     @property
+    def alarms(self) -> dict[str, list[dict[str, Any]]]:
+        """The soundness alarms of each network that has any; see `robustprune.pipeline.soundness`.
+
+        A run with alarms is not returned by `run`, which raises `SoundnessError`, but can be read.
+        """
+        return {entry["name"]: entry["alarms"] for entry in self.networks if "alarms" in entry}
+
+    @property
     def title(self) -> str:
-        """The recipe, the seed, and whether this is less than a whole run."""
+        """The recipe, the seed, whether this is less than a whole run, and whether it is sound."""
         results = self.results
         cut = f", cut at {results['max_steps']} steps a phase" if "max_steps" in results else ""
         finished = RunFolder(self.folder).finished
-        return (
-            f"{results['recipe']}, seed {results['seed']}{cut}{'' if finished else ', unfinished'}"
-        )
+        state = ("" if finished else ", unfinished") + (", SOUNDNESS ALARM" if self.alarms else "")
+        return f"{results['recipe']}, seed {results['seed']}{cut}{state}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows for people: what was kept, and each accuracy in percent."""

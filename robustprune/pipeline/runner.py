@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from robustprune.artifacts.dense import read_model, save_model
 from robustprune.datasets import Splits
-from robustprune.errors import InterruptedRun, InvalidError
+from robustprune.errors import InterruptedRun, InvalidError, SoundnessError
+from robustprune.evaluators import Evaluator
 from robustprune.files import write_json
 from robustprune.masking import prunable_layers
-from robustprune.pipeline import results
+from robustprune.pipeline import results, soundness
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.curves import Curves
 from robustprune.pipeline.folder import RunFolder, read_json
+from robustprune.pipeline.images import check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import initial_network, shape
 from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
+from robustprune.pipeline.verdicts import Verdicts
 from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.seeding import fork
@@ -40,10 +43,6 @@ from robustprune.tracking import (
 )
 from robustprune.training.loop import Trainer
 from robustprune.training.phase import Phase
-
-if TYPE_CHECKING:
-    from robustprune.evaluators import Evaluator
-
 
 RUNS = Path("runs")
 """Where run folders and the default MLflow store are kept."""
@@ -73,6 +72,8 @@ def run(
     Raises:
         UsageError: the recipe, the data or the folder is at fault.
         DivergedError: a loss is NaN, infinite or exploding.
+        SoundnessError: an attack broke what a certificate verified. The run is complete, and all
+            its files are written.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -80,6 +81,7 @@ def run(
         raise InvalidError(problems)
     console, runs = console or Console(), Path(runs)
     out = None if out is None else Path(out)
+    check_columns(recipe.evaluate)  # type: ignore[arg-type]
     check_store(recipe.tracking, runs)
     with Compute(recipe.compute) as compute:
         data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
@@ -123,7 +125,7 @@ class _Run:
         try:
             self._networks()
             self.folder.finish()
-            status = "FINISHED"
+            status = _status(self.result.alarms)
         except KeyboardInterrupt:
             status = "KILLED"
             raise InterruptedRun(self.folder.path.absolute()) from None
@@ -133,6 +135,13 @@ class _Run:
             self.tracker.finish(self._at_work, status)
             self.tracker.finish(None, status)
             self.tracker.close()
+        if found := self.result.alarms:
+            raise SoundnessError(f"{soundness.verdict(found)}\nwritten to {self.folder.path}")
+        return self.result
+
+    @property
+    def result(self) -> RunResult:
+        """What the run has found so far."""
         return RunResult(self.folder.path, self.results)
 
     @property
@@ -239,12 +248,12 @@ class _Run:
     def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
         """Let each evaluator that has not spoken yet judge the network; write what it says."""
         entry = self._entry | facts
-        done = self.evaluations.setdefault(name, {})
+        evaluators: list[Evaluator] = self.recipe.evaluate  # type: ignore[assignment]
+        verdicts = Verdicts(self.folder, name, self.evaluations)
         self.networks.append(entry)
-        for part in self.recipe.evaluate:
-            evaluator: Evaluator = part  # type: ignore[assignment]
-            if evaluator.metric not in done:
-                done[evaluator.metric] = judge(
+        for evaluator in evaluators:
+            if evaluator not in verdicts:
+                verdict = judge(
                     evaluator,
                     model,
                     self.data.test,
@@ -253,13 +262,23 @@ class _Run:
                     device=self.compute.device,
                     console=self.console,
                 )
-                write_json(self.folder.evaluations, self.evaluations)
-            entry["metrics"] |= done[evaluator.metric]
+                verdicts.add(evaluator, verdict)
+            entry["metrics"] |= verdicts.metrics(evaluator)
             self._write()
+        if found := soundness.alarms(evaluators, verdicts.images):
+            entry["alarms"] = found
+            self.console.error(soundness.describe(name, found))
         self._write()
         self.tracker.metrics(name, final_metrics(entry))
-        self.tracker.finish(name, "FINISHED")
+        if evaluators:
+            self.tracker.artifact(name, self.folder.images(name))
+        self.tracker.finish(name, _status(found))
         self._at_work = None
 
     def _write(self) -> None:
         write_json(self.folder.results, self.results)
+
+
+def _status(alarms: Sized) -> str:
+    """How MLflow shows a run that came to its end: its certificates must not be taken for true."""
+    return "FAILED" if alarms else "FINISHED"

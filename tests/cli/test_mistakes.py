@@ -270,6 +270,10 @@ def test_resuming_with_another_recipe(command: Command, here: Path, small: RunRe
         ["walk"],
         [],
         ["evaluate", "a.safetensors", "--seed", "x"],
+        ["certify", "a.safetensors", "--sigma", "loud"],
+        ["certify", "a.safetensors", "--n", "1.5"],
+        ["verify", "a.safetensors", "--eps", "2/0"],
+        ["verify", "a.safetensors", "--bounds", ","],
         ["list", "objectives", "p", "q"],
     ],
 )
@@ -289,7 +293,7 @@ class Planted:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "show"])
+@pytest.mark.parametrize("verb", ["evaluate", "certify", "show"])
 @pytest.mark.parametrize("mistake", ["missing", "truncated", "pickle", "empty", "a folder"])
 def test_a_file_that_is_no_model(
     verb: str, mistake: str, command: Command, here: Path, small: RunResult
@@ -333,7 +337,11 @@ def test_a_model_file_whose_mask_does_not_fit(
         (["--evaluator", "pgd:eps=-1"], ("eps", "greater than 0")),
         (["--data", "digit"], ("Did you mean 'digits'?",)),
         (["--root", "somewhere"], ("leave out 'root'",)),
-        (["--samples", "5", "--json", "file/metrics.json"], ("cannot write file/metrics.json",)),
+        (["--json", "file/a.json"], ("cannot write file/a.json: Not a directory",)),
+        (["--images", "file/a.csv"], ("cannot write file/a.csv: Not a directory",)),
+        (["--images", "."], ("the ending '' says no format", ".csv or .parquet")),
+        (["--images", "images.txt"], ("ending '.txt'", ".csv or .parquet")),
+        (["--images", "folder.csv"], ("cannot write folder.csv: it is a folder",)),
     ],
 )
 def test_evaluating_in_a_way_that_cannot_be(
@@ -342,10 +350,14 @@ def test_evaluating_in_a_way_that_cannot_be(
     command: Command,
     here: Path,
     small: RunResult,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It is told before anything is computed."""
+    monkeypatch.setattr("robustprune.pipeline.evaluation.judge", None)
     (here / "file").touch()
+    (here / "folder.csv").mkdir()
     said = command("evaluate", small.folder / "dense" / "model.safetensors", *words)
-    assert_told(said._replace(out=""), *fragments)
+    assert_told(said, *fragments)
 
 
 def test_showing_what_is_no_run(command: Command, here: Path) -> None:

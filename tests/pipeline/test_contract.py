@@ -22,9 +22,8 @@ from . import tiny
 
 def test_the_folder_holds_these_files_and_no_others(folder: Path) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    network_files = {
-        f"{n}/{f}" for n in tiny.NETWORKS for f in ("model.safetensors", "history.json")
-    }
+    each = ("model.safetensors", "history.json", "images.parquet")
+    network_files = {f"{n}/{f}" for n in tiny.NETWORKS for f in each}
     state = {f"state/{f}" for f in ("run.json", "evaluations.json", "finished", "lock")}
     assert found == {"recipe.yaml", "results.json"} | network_files | state
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from robustprune.artifacts.dense import SavedModel, read_model
 from robustprune.errors import UsageError
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.evaluation import evaluate, parts_of
+from robustprune.pipeline.images import ImageTable
+from robustprune.pipeline.judge import Verdict
 from robustprune.tracking import Console
 
 from . import tiny
@@ -18,7 +21,7 @@ from . import tiny
 
 def judged(saved: SavedModel, *, seed: int | None = None, **changes: Any) -> dict[str, Any]:
     data, evaluators = parts_of(saved.metadata, **changes)
-    return evaluate(saved, data, evaluators, seed=seed, console=Console(quiet=True))
+    return evaluate(saved, data, evaluators, seed=seed, console=Console(quiet=True)).metrics
 
 
 @pytest.fixture
@@ -34,6 +37,15 @@ def test_the_metrics_of_the_run_are_reproduced(
     assert judged(saved) == finished.network(name)["metrics"]
 
 
+def test_the_images_of_the_run_are_reproduced(saved: SavedModel, folder: Path) -> None:
+    data, evaluators = parts_of(saved.metadata)
+    found = evaluate(saved, data, evaluators, seed=None, console=Console(quiet=True))
+    written = ImageTable.read(folder / "hydra-0.1" / "images.parquet", ["clean", "pgd"])
+    assert found.images.arrow().equals(written.arrow())
+    assert found.images.entry("clean").double().mean() == found.metrics["clean"]
+    assert found.alarms == []
+
+
 def test_samples_and_other_evaluators(saved: SavedModel, finished: RunResult) -> None:
     assert judged(saved, samples=10)["pgd_n"] == 10
     metrics = judged(saved, evaluators=[{"name": "pgd", "label": "weak", "eps": "1/255"}])
@@ -47,10 +59,11 @@ def test_the_seed_is_the_recipes_unless_another_is_given(
 ) -> None:
     seeds: list[int] = []
 
-    def judge(*args: Any, seed: int, network: str, **options: Any) -> dict[str, Any]:
+    def judge(*args: Any, seed: int, network: str, **options: Any) -> Verdict:
         assert network == "hydra-0.1"
         seeds.append(seed)
-        return {}
+        right = torch.ones(1, dtype=torch.bool)
+        return Verdict({}, torch.zeros(1, dtype=torch.int64), {args[0].metric: right})
 
     monkeypatch.setattr("robustprune.pipeline.evaluation.judge", judge)
     saved.metadata["seed"] = 3
@@ -103,6 +116,7 @@ def test_images_of_another_kind_are_refused(
         ({"data": "digit"}, "Did you mean 'digits'"),
         ({"evaluators": [{"name": "pdg"}]}, "Did you mean 'pgd'"),
         ({"evaluators": [{"name": "pgd", "epsilon": 1}]}, "Did you mean 'eps'"),
+        ({"evaluators": [{"name": "pgd", "label": "index"}]}, "label 'index' is the name of a col"),
         ({"root": Path("somewhere")}, "digits' comes with scikit-learn"),
     ],
 )

@@ -26,8 +26,8 @@ def test_the_same_recipe_gives_the_same_files_whatever_was_drawn_before(
     assert tiny.models(again.folder) == tiny.models(folder)
     assert tiny.results(again.folder) == tiny.results(folder)
     for name in tiny.NETWORKS:
-        history = f"{name}/history.json"
-        assert (again.folder / history).read_bytes() == (folder / history).read_bytes()
+        for file in (f"{name}/history.json", f"{name}/images.parquet"):
+            assert (again.folder / file).read_bytes() == (folder / file).read_bytes()
 
 
 def test_a_run_leaves_the_global_generators_alone(tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ def test_artifacts_are_the_files_of_the_folder(
     client, result = tracked
     files = {
         "tiny": {"recipe.yaml": "recipe.yaml", "results.json": "results.json"},
-        "hydra-0.1": {"model.safetensors": "hydra-0.1/model.safetensors"},
+        "hydra-0.1": {
+            file: f"hydra-0.1/{file}" for file in ("model.safetensors", "images.parquet")
+        },
     }
     for name, pairs in files.items():
         run_id = runs(client)[name].info.run_id

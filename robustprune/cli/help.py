@@ -1,0 +1,92 @@
+"""The help that teaches, a text a command."""
+
+from __future__ import annotations
+
+OVERVIEW = """\
+Make neural networks small and robust. A recipe (a YAML file) says what to train, how to prune it
+and what to judge it by; one command runs it.
+
+  robustprune run recipes/quickstart.yaml         dense, HYDRA and magnitude pruning on real digits
+  robustprune check recipes/quickstart.yaml       what that would do, without training
+  robustprune list objectives                     what a recipe can name, with every option
+  robustprune evaluate runs/…/model.safetensors   what a saved network withstands, by attacks
+  robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
+  robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
+"""
+
+RUN = """\
+Train a dense network, prune it by every method at every density, finetune, and judge each one.
+
+  robustprune run recipes/quickstart.yaml
+  robustprune run recipes/cifar10/cnn_small_trades.yaml --set seed=1 --set prune.densities=[0.01]
+  robustprune run recipes/quickstart.yaml --resume     go on where an interrupted run stopped
+  robustprune run my.yaml --max-steps 2                try a recipe out in a minute
+
+Everything is written to runs/<recipe>/<id>/: recipe.yaml (resolved), results.json, and a folder a
+network with model.safetensors and history.json. MLflow's store is runs/mlflow.db:
+  mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
+"""
+
+CHECK = """\
+Validate a recipe and print, without training: the resolved recipe, how many weights each layer
+keeps at each density, the number of steps, and what would be written where. Exit 2 if anything is
+wrong; every problem is named with its line.
+"""
+
+LIST = """\
+List what recipes can name. Without a family: every family. With one: every part and its options.
+
+  robustprune list
+  robustprune list objectives
+  robustprune list objectives --recipe my.yaml     with the parts that its imports: register
+  robustprune list models resnet                   backbones, ours and timm's, that match
+"""
+
+SHOW = """\
+Show a recipe resolved (every option, defaults included), a model file (architecture, layers,
+densities, where it comes from), or a run folder (its table).
+"""
+
+EVALUATE = """\
+Judge a saved network. Without --evaluator: by those of the recipe that made it, on the same
+images and with the same seeds, which gives the same numbers.
+
+  robustprune evaluate runs/quickstart/<id>/hydra-0.01/model.safetensors
+  robustprune evaluate model.safetensors --evaluator clean --evaluator pgd:eps=8/255,steps=20
+  robustprune evaluate model.safetensors --images images.csv     what became of each image
+
+Exit 1 if an attack breaks an image that a certificate verified.
+"""
+
+CERTIFY = """\
+Certify a saved network by randomised smoothing (Cohen et al. 2019): the class that it gives most
+often under Gaussian noise cannot be changed within an l2 radius, up to a chance alpha of error an
+image. What is certified is the smoothed network. Train it with noise of the same sigma.
+
+  robustprune certify model.safetensors --samples 200
+  robustprune certify model.safetensors --sigma 0.5 --n 1e5 --images radii.csv
+  robustprune certify model.safetensors --radius 0.5 --sequential
+
+--sequential asks only whether an image is certified at --radius, and stops drawing for it as soon
+as that is settled, with the same alpha. `robustprune list evaluators smoothing` shows every option.
+"""
+
+VERIFY = """\
+Verify a saved network: bounds on its logits prove that no image within eps (l-infinity, cut to
+[0, 1]) is classified wrongly. Cheap bounds come first, dear ones only for what is left undecided.
+
+  robustprune verify model.safetensors --eps 2/255 --samples 200
+  robustprune verify model.safetensors --bounds ibp,crown --images verdicts.parquet
+  robustprune verify model.safetensors --seconds 600 --memory 4     falls back to cheap bounds
+
+Prints the clean, the verified and the PGD accuracy: the exact robust accuracy is between the last
+two. If PGD breaks a verified image, the certificates are unsound: that is said, and it exits 1.
+`robustprune list evaluators verified` shows every option.
+"""
+
+SCHEMA = """\
+Print the JSON Schema of recipes, for editors that complete and check YAML:
+
+  robustprune schema > recipe.schema.json
+  # yaml-language-server: $schema=recipe.schema.json      (first line of a recipe)
+"""

@@ -1,0 +1,130 @@
+"""What `evaluate`, `certify` and `verify` share: a saved network is judged, and it is told how."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustprune.errors import SoundnessError, UsageError
+from robustprune.tracking import Console
+
+if TYPE_CHECKING:
+    from robustprune.pipeline.evaluation import Judgement
+
+Metadata = dict[str, Any]
+Documents = Callable[[Metadata], list[dict[str, Any]]]
+"""From a model file's metadata to evaluators, as recipes write them."""
+
+
+def judge_saved(arguments: Namespace, documents: Documents) -> None:
+    """Judge a network by some evaluators, print its numbers, and write what is asked for.
+
+    Args:
+        arguments: model, data, root, samples, seed, json, images.
+        documents: what to judge by.
+
+    Raises:
+        UsageError: a file, a name or an option is at fault; nothing was computed.
+        SoundnessError: an attack broke what a certificate verified; everything is written.
+    """
+    from robustprune.artifacts.dense import read_model
+    from robustprune.pipeline import soundness
+    from robustprune.pipeline.evaluation import evaluate, parts_of
+
+    console = Console()
+    saved = read_model(arguments.model)
+    data, evaluators = parts_of(
+        saved.metadata,
+        data=arguments.data,
+        root=arguments.root,
+        evaluators=documents(saved.metadata),
+        samples=arguments.samples,
+    )
+    _check_outputs(arguments)
+    judgement = evaluate(saved, data, evaluators, seed=arguments.seed, console=console)
+    _show(console, arguments.model, judgement.metrics)
+    _write(arguments, judgement)
+    if judgement.alarms:
+        raise SoundnessError(soundness.verdict({str(arguments.model): judgement.alarms}))
+
+
+def given(arguments: Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were typed, so that the evaluator's defaults hold for the rest."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def trained_with(metadata: Metadata, option: str) -> float | None:
+    """An option of the objective, if the file names one that is a number above 0."""
+    value = _objective(metadata).get(option)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if value > 0 else None
+
+
+def trained_norm(metadata: Metadata) -> str:
+    """The norm of the objective's ball. Without the option it is l2 where there is noise."""
+    objective = _objective(metadata)
+    return str(objective.get("norm", "l2" if "sigma" in objective else "linf"))
+
+
+def _objective(metadata: Metadata) -> dict[str, Any]:
+    objective = metadata.get("objective")
+    return objective if isinstance(objective, dict) else {}
+
+
+def _show(console: Console, model: Path, metrics: dict[str, Any]) -> None:
+    from robustprune.pipeline.results import measured, shown
+
+    rows = [
+        [f"{name} %" if fraction else name, shown(metrics, name), str(metrics[f"{name}_n"])]
+        for name, fraction in measured([metrics]).items()
+    ]
+    console.info(str(model))
+    console.table("± half of a 95 % interval", ["metric", "value", "images"], rows)
+
+
+def _check_outputs(arguments: Namespace) -> None:
+    """Make sure that what is asked for can be written before anything is computed for it."""
+    from robustprune.pipeline.images import check_ending
+
+    if arguments.images is not None:
+        check_ending(arguments.images)
+    for path in filter(None, (arguments.json, arguments.images)):
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(0, "it is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise _unwritable(path, error) from None
+
+
+def _write(arguments: Namespace, judgement: Judgement) -> None:
+    from robustprune.files import write_json
+
+    document: dict[str, Any] = {"model": str(arguments.model), "metrics": judgement.metrics}
+    if judgement.alarms:
+        document["alarms"] = judgement.alarms
+    if arguments.json is not None:
+        _try(arguments.json, lambda path: write_json(path, document))
+    if arguments.images is not None:
+        _try(arguments.images, judgement.images.write)
+
+
+def _try(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+    return UsageError(f"cannot write {path}: {reason}. Name another file.")

@@ -1,0 +1,170 @@
+"""What the commands that judge a saved network pass on, print and write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from robustprune import evaluators
+from robustprune.cli import certify_command, verify_command
+from robustprune.cli.main import FAULT, OK
+from robustprune.cli.parser import parser
+from robustprune.errors import UsageError
+from robustprune.pipeline import RunResult
+
+from ..pipeline import liars, tiny
+from .conftest import Command
+
+LIAR = {"name": "liar", "eps": 0.3, "samples": 40}
+PGD = {"name": "pgd", "eps": 0.3, "steps": 3, "samples": 30}
+
+
+@pytest.fixture
+def parts() -> Iterator[None]:
+    parts = {"liar": liars.Gullible, "verified": liars.Verified, "smoothing": liars.Careful}
+    with liars.registered(**parts):
+        yield
+
+
+@pytest.fixture
+def model(small: RunResult) -> Path:
+    return small.folder / "hydra-0.1" / "model.safetensors"
+
+
+def certified(objective: Any, *words: str) -> dict[str, Any]:
+    arguments = parser().parse_args(["certify", "a.safetensors", *words])
+    (document,) = certify_command.evaluators(arguments, {"objective": objective})
+    return document
+
+
+def test_certify_passes_on_what_is_typed_and_nothing_else() -> None:
+    assert certified(None) == {"name": "smoothing"}
+    words = ["--sigma=1/4", "--n0=50", "--n=1e5", "--alpha=1e-2", "--radius=110/255"]
+    assert certified(None, *words, "--sequential") == {
+        "name": "smoothing",
+        "sigma": 0.25,
+        "n0": 50,
+        "n": 100_000,
+        "alpha": 0.01,
+        "radius": 110 / 255,
+        "sequential": True,
+    }
+
+
+def test_its_options_are_those_of_the_evaluator() -> None:
+    words = ["--sigma=0.1", "--n0=5", "--n=6", "--alpha=0.1", "--radius=0.2", "--sequential"]
+    document = certified(None, *words)
+    evaluator = evaluators.create(document.pop("name"), **document)
+    assert document == {name: getattr(evaluator, name) for name in document}
+
+
+def test_the_noise_is_that_of_training_unless_another_is_typed() -> None:
+    trained = {"name": "stability", "sigma": 0.5}
+    assert certified(trained)["sigma"] == 0.5
+    assert certified(trained, "--sigma", "0.12")["sigma"] == 0.12
+    for other in ({"sigma": 0}, {"sigma": "loud"}, {"sigma": True}, {"eps": 1}, [], None):
+        assert "sigma" not in certified(other)
+
+
+def verified(objective: Any, *words: str) -> list[dict[str, Any]]:
+    arguments = parser().parse_args(["verify", "a.safetensors", *words])
+    return verify_command.evaluators(arguments, {"objective": objective})
+
+
+def test_verify_bounds_and_attacks_the_same_ball() -> None:
+    words = ["--eps=2/255", "--bounds=ibp, crown", "--seconds=2*60", "--memory=0.5"]
+    options = {"bounds": ["ibp", "crown"], "seconds": 120, "memory": 0.5}
+    assert verified(None, *words) == [
+        {"name": "clean"},
+        {"name": "verified", "eps": 2 / 255, **options},
+        {"name": "pgd", "eps": 2 / 255},
+    ]
+    assert verified(None, "--eps", "0.1", "--no-attack") == [
+        {"name": "clean"},
+        {"name": "verified", "eps": 0.1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("objective", "eps"),
+    [
+        ({"name": "crown_ibp", "eps": 0.01}, 0.01),
+        ({"name": "trades", "eps": 0.02, "norm": "linf"}, 0.02),
+        ({"name": "trades", "eps": 0.5, "norm": "l2"}, None),
+        ({"name": "smoothadv", "eps": 0.5, "sigma": 0.25}, None),
+        ({"name": "trades", "eps": 0}, None),
+        ({"name": "benign"}, None),
+        (None, None),
+    ],
+)
+def test_the_radius_is_that_of_training_if_the_norm_fits(objective: Any, eps: float | None) -> None:
+    if eps is not None:
+        assert [part.get("eps") for part in verified(objective)] == [None, eps, eps]
+        return
+    with pytest.raises(UsageError, match=r"not trained for an l-infinity ball.*--eps 2/255"):
+        verified(objective)
+    assert verified(objective, "--eps", "0.1")[1]["eps"] == 0.1
+
+
+@pytest.mark.usefixtures("parts")
+def test_certify_prints_and_writes(command: Command, here: Path, model: Path) -> None:
+    words = ["--samples", "7", "--json", "a/b.json", "--images", "a/b.csv", "--data", "digits"]
+    said = command("certify", model, *words)
+    assert (said.code, said.err) == (OK, "")
+    assert " smoothing %" in said.out
+    assert json.loads((here / "a" / "b.json").read_text())["metrics"]["smoothing_n"] == 7
+    table = pyarrow.csv.read_csv(here / "a" / "b.csv")
+    assert table.column_names == ["index", "label", "smoothing"]
+    assert table["index"].to_pylist() == list(range(7))
+
+
+@pytest.mark.usefixtures("parts")
+def test_verify_exits_1_when_pgd_breaks_what_was_verified(
+    command: Command, here: Path, model: Path
+) -> None:
+    """The stand-in verifies what is classified rightly."""
+    outputs = ["--samples", "40", "--json", "a.json", "--images", "a.parquet"]
+    said = command("verify", model, "--eps", "0.3", *outputs)
+    assert said.code == FAULT
+    assert said.err.count("SOUNDNESS ALARM for network 'hydra-0.1'") == 1
+    assert said.err.splitlines()[-1].endswith("Please report it.")
+    assert "Traceback" not in said.err
+    assert "fault of robustprune" not in said.err
+    for name in ("clean", "verified", "pgd"):
+        assert f" {name} %" in said.out
+    written = json.loads((here / "a.json").read_text())
+    table = pq.read_table(here / "a.parquet").to_pydict()
+    pairs = zip(table["verified"], table["pgd"], strict=True)
+    broken = [i for i, (promised, robust) in enumerate(pairs) if promised and not robust]
+    assert written["alarms"] == [{"certificate": "verified", "attack": "pgd", "images": broken}]
+
+
+@pytest.mark.usefixtures("parts")
+def test_without_the_attack_nothing_is_caught(command: Command, here: Path, model: Path) -> None:
+    said = command("verify", model, "--eps", "0.3", "--samples", "9", "--no-attack")
+    assert (said.code, said.err) == (OK, "")
+
+
+def test_evaluate_writes_what_the_run_wrote(command: Command, here: Path, model: Path) -> None:
+    assert command("evaluate", model, "--images", "images.parquet").code == OK
+    expected = model.with_name("images.parquet").read_bytes()
+    assert (here / "images.parquet").read_bytes() == expected
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_run_with_an_alarm_exits_1_and_shows_it(command: Command, here: Path) -> None:
+    recipe = tiny.write(here, tiny.SMALL, {"evaluate": [LIAR, PGD]})
+    for words in ([], ["--resume"]):
+        said = command("run", recipe, "--out", "run", "--quiet", *words)
+        assert (said.code, said.out) == (FAULT, "")
+        assert said.err.count("SOUNDNESS ALARM") == 2
+        assert "error: soundness alarm: images that a certificate verified were" in said.err
+        assert said.err.splitlines()[-1] == "written to run"
+        assert "Traceback" not in said.err
+    assert "tiny, seed 0, SOUNDNESS ALARM" in command("show", here / "run").out
