@@ -1,0 +1,186 @@
+"""Certified bounds on a network's outputs over a box of images, by auto-LiRPA.
+
+The bounds hold in exact arithmetic for the network in eval mode; `TOLERANCE` covers float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from robustprune.adapters.lirpa_library import lirpa
+from robustprune.adapters.unbounded import named
+from robustprune.errors import UsageError
+from robustprune.modes import eval_mode
+from robustprune.plain import plain_copy
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Method = Literal["ibp", "crown_ibp", "crown", "alpha_crown"]
+METHODS: dict[Method, str] = {
+    "ibp": "IBP",
+    "crown_ibp": "CROWN-IBP",
+    "crown": "CROWN",
+    "alpha_crown": "CROWN-Optimized",
+}
+"""The library's names of the bounds, from the cheapest and loosest to the dearest and tightest."""
+
+TOLERANCE = 1e-5
+"""A margin is certified above this share of the logits' scale: bounds are sound up to float32."""
+
+
+class Bounds:
+    """Lower bounds on the margins of one network.
+
+    The library's graph is built once, from a plain copy. Before every use it is handed each tensor
+    that the network computes with at that moment (masked weights, biases, norms' affine parameters
+    and running statistics), so that gradients reach what those were computed from, scores included,
+    and nothing in it goes stale.
+
+    Args:
+        model: maps images in [0, 1] to logits, ``(n, classes)``.
+        images: ``(n, channels, height, width)``; some images that it takes.
+
+    Raises:
+        UsageError: the library cannot bound a layer of the network; names it and what to use.
+        MissingDependencyError: auto-LiRPA is not installed.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        _check_statistics(model)
+        self._library: ModuleType = lirpa()
+        self._shape = images.shape[1:]
+        self._twin, self._image = plain_copy(model), images[:1].detach().contiguous()
+        with named(self._library, self._twin, self._image, bound="IBP"):
+            self._graph = self._library.BoundedModule(
+                self._twin,
+                self._image,
+                bound_opts={"optimize_bound_args": {"lr_alpha": 0.1}},
+                device=images.device,
+            )
+        self._leaves = [
+            node
+            for node in self._graph._modules.values()
+            if type(node).__name__ in ("BoundParams", "BoundBuffers")
+        ]
+        self._check_forward(model, images[:2])
+
+    def fits(self, images: Tensor) -> bool:
+        """Whether these bounds are for images of this shape."""
+        return images.shape[1:] == self._shape
+
+    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The logits of the library's graph, ``(n, classes)``: the network's in eval mode."""
+        self._hand_over(model)
+        logits: Tensor = self._graph(images.contiguous())
+        self._graph._clear_and_set_new(None)
+        return logits
+
+    def margins(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        method: Method,
+        iterations: int = 20,
+    ) -> Tensor:
+        """Lower bounds on ``f(x')_y - f(x')_j`` over all x' in the ball and in [0, 1].
+
+        Args:
+            model: the network itself, or one with tensors of the same names and shapes.
+            images: ``(n, channels, height, width)`` in [0, 1].
+            labels: y, ``(n,)``, int64.
+            eps: radius of the ℓ∞ ball; [0, 1] pixel range.
+            method: the bound.
+            iterations: optimisation steps of ``alpha_crown``.
+
+        Returns:
+            ``(n, classes - 1)``, the classes j in their order without y; with a graph to the
+            network's tensors where those want gradients (``alpha_crown``: never).
+
+        Raises:
+            UsageError: the library has no such bound for a layer of the network.
+        """
+        optimised = method == "alpha_crown"  # it differentiates itself
+        self._hand_over(model, detached=optimised)
+        images = images.detach().contiguous()
+        lower, upper = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
+        ball = self._library.PerturbationLpNorm(norm=float("inf"), eps=eps, x_L=lower, x_U=upper)
+        self._graph.set_bound_opts({"optimize_bound_args": {"iteration": iterations}})
+        bound_name = METHODS[method]
+        explained = named(self._library, self._twin, self._image, bound=bound_name)
+        with (
+            torch.autocast(images.device.type, enabled=False),
+            torch.set_grad_enabled(optimised or torch.is_grad_enabled()),
+            explained,
+        ):
+            bound, _ = self._graph.compute_bounds(
+                x=(self._library.BoundedTensor(images, ball),),
+                C=self._specification(images, labels),
+                method=bound_name,
+                bound_upper=False,
+            )
+        self._graph._clear_and_set_new(None)  # what a step has computed is not kept beyond it
+        return bound.detach() if optimised else bound  # type: ignore[no-any-return]
+
+    def _specification(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Rows ``e_y - e_j`` for each j other than y: ``(n, classes - 1, classes)``."""
+        classes = self._graph.final_shape[1]
+        one = torch.eye(classes, dtype=images.dtype, device=images.device)
+        rows = one[labels].unsqueeze(1) - one
+        others = ~torch.nn.functional.one_hot(labels, classes).bool()
+        return rows[others].view(len(labels), classes - 1, classes)
+
+    def _hand_over(self, model: nn.Module, *, detached: bool = False) -> None:
+        for leaf in self._leaves:
+            path, _, name = leaf.ori_name.rpartition(".")
+            tensor = getattr(model.get_submodule(path), name)
+            if type(leaf).__name__ == "BoundBuffers":
+                leaf.buffer = tensor.detach()
+                continue
+            leaf._parameters.pop("param", None)
+            leaf.param = (tensor.detach() if detached else tensor).contiguous()
+            # its own forward would make a frozen tensor want gradients
+            leaf.forward = lambda leaf=leaf: leaf.param
+
+    def _check_forward(self, model: nn.Module, images: Tensor) -> None:
+        """A graph that computes something else than the network bounds something else."""
+        with torch.no_grad(), eval_mode(model):
+            expected = model(images)
+            found = self.forward(model, images)
+        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * _scale(expected)):
+            raise UsageError(
+                "auto-LiRPA's graph of this network gives other logits than the network itself "
+                f"(by up to {(found - expected).abs().max().item():.2g}): its bounds would not be "
+                "about this network. Judge it by attacks or by {name: smoothing} instead."
+            )
+
+
+def certified(margins: Tensor, logits: Tensor) -> Tensor:
+    """Whether every margin of an image is certainly positive: ``(n,)``, boolean.
+
+    Args:
+        margins: lower bounds, ``(n, classes - 1)``.
+        logits: of the untouched images, ``(n, classes)``; they give the scale.
+    """
+    scale = logits.abs().amax(1)
+    return margins.amin(1) > TOLERANCE * scale
+
+
+def _scale(logits: Tensor) -> float:
+    return float(logits.abs().max().clamp_min(1.0))
+
+
+def _check_statistics(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is None:
+            raise UsageError(
+                f"layer '{name}' ({type(layer).__name__}) normalises by the batch it sees also in "
+                "eval mode: there is no one function to bound. Use track_running_stats=True."
+            )

@@ -1,0 +1,83 @@
+"""auto-LiRPA itself, made to run with the torch and numpy that are installed.
+
+Version 0.3, the newest that package indexes have, was written for torch 1.12 and numpy 1: four
+names that it uses are gone or have changed. They are put back before its first use, for that
+version only; newer ones (0.7.1 was tried) run as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+from robustprune.adapters.library import load
+
+
+def lirpa() -> ModuleType:
+    """The library, imported.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message holds the line that installs it.
+    """
+    if "auto_LiRPA" in sys.modules:
+        return sys.modules["auto_LiRPA"]
+    old = _is_old()
+    if old:
+        _put_back_names()
+    with warnings.catch_warnings():  # it changes the filters of the whole process
+        library = load("auto_LiRPA")
+    logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # our errors say what it logs
+    if old:
+        library.BoundedModule._named_members = _named_members(library.BoundedModule)
+    return library
+
+
+def _is_old() -> bool:
+    try:
+        return metadata.version("auto-LiRPA").startswith("0.3")
+    except metadata.PackageNotFoundError:
+        return False  # from a source tree: its own releases since 0.4
+
+
+def _put_back_names() -> None:
+    import numpy as np
+    import torch
+    from torch.onnx import symbolic_helper
+
+    if "numpy.lib.arraysetops" not in sys.modules:
+        module = ModuleType("numpy.lib.arraysetops")
+        module.isin = np.isin  # type: ignore[attr-defined]
+        sys.modules["numpy.lib.arraysetops"] = module
+    helper: Any = symbolic_helper
+    if not hasattr(helper, "_set_opset_version"):
+        helper._set_opset_version = _set_opset_version
+    node: Any = torch._C.Node
+    if not hasattr(node, "__getitem__"):
+        node.__getitem__ = _attribute
+
+
+def _set_opset_version(version: int) -> None:
+    from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
+
+    GLOBALS.export_onnx_opset_version = version
+
+
+def _attribute(node: Any, key: str) -> Any:
+    """A traced node's attribute, by the accessor of its kind (``i``, ``fs``, ``t``, …)."""
+    return getattr(node, node.kindOf(key))(key)
+
+
+def _named_members(bounded: Any) -> Any:
+    """Its method of that name, which did not know an argument that torch passes now."""
+    original = bounded._named_members
+
+    def named_members(
+        self: Any, members: Any, prefix: str = "", recurse: bool = True, **unknown: Any
+    ) -> Any:
+        return original(self, members, prefix, recurse)
+
+    return named_members
