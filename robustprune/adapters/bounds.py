@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.adapters.lirpa_library import lirpa
+from robustprune.adapters.optimised import optimise
 from robustprune.adapters.unbounded import named
 from robustprune.errors import UsageError
 from robustprune.modes import eval_mode
@@ -59,7 +60,7 @@ class Bounds:
             self._graph = self._library.BoundedModule(
                 self._twin,
                 self._image,
-                bound_opts={"optimize_bound_args": {"lr_alpha": 0.1}},
+                bound_opts={"minimum_sparsity": 1.0},  # version 0.3 fails below the unstable share
                 device=images.device,
             )
         self._leaves = [
@@ -67,7 +68,7 @@ class Bounds:
             for node in self._graph._modules.values()
             if type(node).__name__ in ("BoundParams", "BoundBuffers")
         ]
-        self._check_forward(model, images[:2])
+        self.num_classes = self._check_forward(model, images[:2])
 
     def fits(self, images: Tensor) -> bool:
         """Whether these bounds are for images of this shape."""
@@ -107,31 +108,30 @@ class Bounds:
         Raises:
             UsageError: the library has no such bound for a layer of the network.
         """
-        optimised = method == "alpha_crown"  # it differentiates itself
+        optimised = method == "alpha_crown"
         self._hand_over(model, detached=optimised)
         images = images.detach().contiguous()
         lower, upper = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
-        ball = self._library.PerturbationLpNorm(norm=float("inf"), eps=eps, x_L=lower, x_U=upper)
-        self._graph.set_bound_opts({"optimize_bound_args": {"iteration": iterations}})
-        bound_name = METHODS[method]
-        explained = named(self._library, self._twin, self._image, bound=bound_name)
+        norm = self._library.PerturbationLpNorm(norm=float("inf"), eps=eps, x_L=lower, x_U=upper)
+        ball = self._library.BoundedTensor(images, norm)
+        rows = self._specification(images, labels)
+        bound: Tensor
         with (
             torch.autocast(images.device.type, enabled=False),
-            torch.set_grad_enabled(optimised or torch.is_grad_enabled()),
-            explained,
+            named(self._library, self._twin, self._image, bound=METHODS[method]),
         ):
-            bound, _ = self._graph.compute_bounds(
-                x=(self._library.BoundedTensor(images, ball),),
-                C=self._specification(images, labels),
-                method=bound_name,
-                bound_upper=False,
-            )
+            if optimised:
+                bound = optimise(self._graph, ball, rows, iterations=iterations)
+            else:
+                bound, _ = self._graph.compute_bounds(
+                    x=(ball,), C=rows, method=METHODS[method], bound_upper=False
+                )
         self._graph._clear_and_set_new(None)  # what a step has computed is not kept beyond it
-        return bound.detach() if optimised else bound  # type: ignore[no-any-return]
+        return bound
 
     def _specification(self, images: Tensor, labels: Tensor) -> Tensor:
         """Rows ``e_y - e_j`` for each j other than y: ``(n, classes - 1, classes)``."""
-        classes = self._graph.final_shape[1]
+        classes = self.num_classes  # the graph's own final_shape is that of the last bound
         one = torch.eye(classes, dtype=images.dtype, device=images.device)
         rows = one[labels].unsqueeze(1) - one
         others = ~torch.nn.functional.one_hot(labels, classes).bool()
@@ -149,8 +149,12 @@ class Bounds:
             # its own forward would make a frozen tensor want gradients
             leaf.forward = lambda leaf=leaf: leaf.param
 
-    def _check_forward(self, model: nn.Module, images: Tensor) -> None:
-        """A graph that computes something else than the network bounds something else."""
+    def _check_forward(self, model: nn.Module, images: Tensor) -> int:
+        """A graph that computes something else than the network bounds something else.
+
+        Returns:
+            The number of classes.
+        """
         with torch.no_grad(), eval_mode(model):
             expected = model(images)
             found = self.forward(model, images)
@@ -160,6 +164,7 @@ class Bounds:
                 f"(by up to {(found - expected).abs().max().item():.2g}): its bounds would not be "
                 "about this network. Judge it by attacks or by {name: smoothing} instead."
             )
+        return int(expected.shape[1])
 
 
 def certified(margins: Tensor, logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ version only; newer ones (0.7.1 was tried) run as they are.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import warnings
@@ -46,13 +47,13 @@ def _is_old() -> bool:
 def _put_back_names() -> None:
     import numpy as np
     import torch
-    from torch.onnx import symbolic_helper
 
     if "numpy.lib.arraysetops" not in sys.modules:
         module = ModuleType("numpy.lib.arraysetops")
         module.isin = np.isin  # type: ignore[attr-defined]
         sys.modules["numpy.lib.arraysetops"] = module
-    helper: Any = symbolic_helper
+    # not `from torch.onnx import …`, whose attribute of that name may be another module
+    helper: Any = importlib.import_module("torch.onnx.symbolic_helper")
     if not hasattr(helper, "_set_opset_version"):
         helper._set_opset_version = _set_opset_version
     node: Any = torch._C.Node
