@@ -30,6 +30,7 @@ def lirpa() -> ModuleType:
     if old:
         _put_back_names()
     with warnings.catch_warnings():  # it changes the filters of the whole process
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, about what it calls
         library = load("auto_LiRPA")
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # our errors say what it logs
     if old:

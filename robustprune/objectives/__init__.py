@@ -18,6 +18,8 @@ registry: Registry[Objective] = Registry(
             "gaussian",
             "stability",
             "smoothadv",
+            "ibp",
+            "mixtrain",
         )
     ],
 )

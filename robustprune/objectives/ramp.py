@@ -34,13 +34,19 @@ class Ramp(Options):
             progress: the phase, and how much of it is finished. The ramp's unit is the epoch,
                 but it moves with every step.
         """
+        if progress.phase not in self.phases:
+            return 1.0
         position = progress.fraction * progress.epochs - self.start
-        if progress.phase not in self.phases or position >= self.epochs:
+        if position >= self.epochs:
             return 1.0
         if position <= 0:
             return 0.0
         share = position / self.epochs
         return _smoothed(share) if self.shape == "smoothed" else share
+
+    def end(self, progress: Progress) -> float:
+        """Epochs from the start of the phase to the end of the ramp; 0 where it does not act."""
+        return self.start + self.epochs if progress.phase in self.phases else 0.0
 
 
 def _smoothed(share: float) -> float:

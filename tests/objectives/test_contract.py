@@ -9,7 +9,10 @@ from robustprune.types import Progress
 
 from .toys import batch, modes, network
 
-OURS = {"benign", "pgd", "fgsm", "trades", "free", "gaussian", "stability", "smoothadv"}
+OURS = {
+    *("benign", "pgd", "fgsm", "trades", "free", "gaussian", "stability", "smoothadv"),
+    *("ibp", "crown_ibp", "mixtrain"),
+}
 
 
 @pytest.fixture(params=sorted(OURS | set(names())))
