@@ -11,6 +11,8 @@ import importlib
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from types import ModuleType
 from typing import Any
@@ -29,13 +31,23 @@ def lirpa() -> ModuleType:
     old = _is_old()
     if old:
         _put_back_names()
-    with warnings.catch_warnings():  # it changes the filters of the whole process
-        warnings.simplefilter("ignore", FutureWarning)  # of torch, about what it calls
-        library = load("auto_LiRPA")
+    with warnings.catch_warnings(record=True), _quiet("torch.utils.cpp_extension"):
+        library = load("auto_LiRPA")  # it changes the filters of the whole process
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # our errors say what it logs
     if old:
         library.BoundedModule._named_members = _named_members(library.BoundedModule)
     return library
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Mute a logger: torch's of that name says that there is no GPU, which is no news here."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _is_old() -> bool:

@@ -163,7 +163,7 @@ def test_score_gradients_are_those_of_the_masked_weights_times_the_weights(name,
     """Straight through: ds = w · sign(s) · dL/d(mask·w), the latter by central differences.
 
     The scores' signs are the weights'. Pruned weights are among them: at their 0 a bound may have
-    a kink, as |w| has, where the library takes the mean of both sides' slopes, as central differences do.
+    a kink, as |w| has; the library takes the mean of both slopes, as central differences do.
     """
     images, labels = data()
     objective = create(name, eps=EPS, **options)
