@@ -44,6 +44,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], Progress]] = {
     "ibp": ("ibp", {}, PRUNE),
     "crown_ibp, as HYDRA prunes": ("crown_ibp", {"ramp": {"epochs": 2}}, PRUNE),
     "crown_ibp, beta 0.5": ("crown_ibp", {"ramp": {"epochs": 2}}, HALF),
+    "crown_ibp, beta 0.5, fused": ("crown_ibp", {"ramp": {"epochs": 2}, "fusion": True}, HALF),
     "mixtrain": ("mixtrain", {"probability": 1.0}, PRUNE),
 }
 SAMPLES = {"cnn_small": 5, "cnn_large": 1}

@@ -108,13 +108,30 @@ class Bounds:
         Raises:
             UsageError: the library has no such bound for a layer of the network.
         """
+        rows = self.contrasts(labels).to(images)
+        return self.linear(model, images, rows, eps=eps, method=method, iterations=iterations)
+
+    def linear(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        rows: Tensor,
+        *,
+        eps: float,
+        method: Method,
+        iterations: int = 20,
+    ) -> Tensor:
+        """Lower bounds on linear functions of the logits; the other arguments are `margins`'.
+
+        ``rows``, ``(n, functions, classes)``, are their coefficients; it returns
+        ``(n, functions)``.
+        """
         optimised = method == "alpha_crown"
         self._hand_over(model, detached=optimised)
         images = images.detach().contiguous()
         lower, upper = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
         norm = self._library.PerturbationLpNorm(norm=float("inf"), eps=eps, x_L=lower, x_U=upper)
         ball = self._library.BoundedTensor(images, norm)
-        rows = self._specification(images, labels)
         bound: Tensor
         with (
             torch.autocast(images.device.type, enabled=False),
@@ -129,10 +146,11 @@ class Bounds:
         self._graph._clear_and_set_new(None)  # what a step has computed is not kept beyond it
         return bound
 
-    def _specification(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Rows ``e_y - e_j`` for each j other than y: ``(n, classes - 1, classes)``."""
+    def contrasts(self, labels: Tensor) -> Tensor:
+        """Rows ``e_y - e_j`` for each j other than y: ``(n, classes - 1, classes)``, on the CPU."""
         classes = self.num_classes  # the graph's own final_shape is that of the last bound
-        one = torch.eye(classes, dtype=images.dtype, device=images.device)
+        labels = labels.cpu()
+        one = torch.eye(classes)
         rows = one[labels].unsqueeze(1) - one
         others = ~torch.nn.functional.one_hot(labels, classes).bool()
         return rows[others].view(len(labels), classes - 1, classes)

@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustprune.adapters.bounds import Bounds
+from robustprune.adapters.fusion import cross_entropy_bound
 from robustprune.masking import attach
 from robustprune.objectives import create
+from robustprune.objectives.certified import robust_cross_entropy
 from robustprune.types import Progress
 
 from .toys import linear, network
@@ -101,6 +103,17 @@ def test_crown_ibp_is_ibp_after_the_ramp_and_in_phases_without_one(monkeypatch):
     assert used == ["ibp", "ibp"]
     objective(model, images, labels, Progress(fraction=0.1, epochs=8))
     assert sorted(used[2:]) == ["crown_ibp", "ibp"]
+
+
+def test_fusion_mixes_losses():
+    model, (images, labels) = deep(), data()
+    objective = create("crown_ibp", eps=EPS, ramp={"epochs": 4}, fusion=True)
+    bounds = Bounds(model, images)
+    interval = bounds.margins(model, images, labels, eps=EPS / 4, method="ibp")
+    fused = cross_entropy_bound(bounds, model, images, labels, eps=EPS / 4).mean()
+    expected = 0.75 * fused + 0.25 * robust_cross_entropy(interval)
+    loss = objective(model, images, labels, Progress(fraction=0.125, epochs=8))
+    assert loss.total.item() == pytest.approx(expected.item())
 
 
 def test_kappa_weighs_the_clean_loss_of_crown_ibp():
