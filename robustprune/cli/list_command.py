@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from robustprune.errors import UsageError, nearest
 from robustprune.families import FAMILIES, family
-from robustprune.parts import Part
+from robustprune.parts import Options, Part
 from robustprune.tracking import Console
 
 
@@ -35,9 +35,19 @@ def command(arguments: Namespace) -> None:
 
 def _part(console: Console, name: str, part: type[Part]) -> None:
     console.info(f"{name}: {_summary(part)}")
-    for key, field in part.model_fields.items():
+    _options(console, part, indent=4)
+
+
+def _options(console: Console, options: type[Options], *, indent: int) -> None:
+    """Each option on a line; those of a group below it, further in."""
+    for key, field in options.model_fields.items():
         text = " ".join((field.description or "").split())
-        console.info(f"    {key} ({_kind(field)}){_default(field)}: {text}")
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, Options) and not issubclass(group, Part):
+            console.info(f"{' ' * indent}{key} (a group of options): {text}")
+            _options(console, group, indent=indent + 4)
+        else:
+            console.info(f"{' ' * indent}{key} ({_kind(field)}){_default(field)}: {text}")
 
 
 def _summary(part: type[Part]) -> str:
@@ -53,7 +63,9 @@ def _kind(field: FieldInfo) -> str:
         args = typing.get_args(hint)
         if typing.get_origin(hint) is typing.Annotated:
             return name(args[0])
-        if args and typing.get_origin(hint) not in (list, tuple, dict):
+        if typing.get_origin(hint) is list:
+            return f"list of {name(args[0])}"
+        if args and typing.get_origin(hint) not in (tuple, dict):
             return " or ".join(map(name, args))
         return hint.__name__.lower() if isinstance(hint, type) and not args else str(hint)
 

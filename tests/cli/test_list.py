@@ -39,6 +39,13 @@ def test_kinds_and_defaults_are_shown(command: Command) -> None:
     assert "    attack (str), required: " in command("list", "evaluators", "torchattacks").out
 
 
+def test_a_group_of_options_is_shown_below_its_own_name(command: Command) -> None:
+    out = command("list", "objectives", "mixtrain").out.splitlines()
+    place = out.index("    ramp (a group of options): How eps grows.")
+    assert out[place + 1].startswith("        epochs (float) = 0: Length in epochs")
+    assert "        phases (list of pretrain | prune | finetune) = ['pretrain']: " in out[place + 4]
+
+
 def test_models_are_ours_and_timms(command: Command) -> None:
     out = command("list", "models", "cnn").out.splitlines()
     assert out[:4] == ["cnn_digits", "cnn_large", "cnn_small", "cnn_small_bn"]
