@@ -49,7 +49,8 @@ def report(arguments: argparse.Namespace, runs: list[dict[str, Any]]) -> str:
     seeds = sorted(run["seed"] for run in runs)
     changes = "".join(f" --set {change}" for change in arguments.set)
     names = [entry["name"] for entry in runs[0]["networks"]]
-    metrics = list(measured([entry["metrics"] for entry in runs[0]["networks"]]))
+    kinds = measured([entry["metrics"] for entry in runs[0]["networks"]])
+    metrics, accuracies = list(kinds), [name for name, fraction in kinds.items() if fraction]
     environment = runs[0]["environment"]
     versions = ", ".join(f"{key} {value}" for key, value in environment.items())
     lines = [
@@ -63,26 +64,33 @@ def report(arguments: argparse.Namespace, runs: list[dict[str, Any]]) -> str:
         "",
         _row(["network", "density", "kept", "turnover", *metrics]),
         _row(["---"] + ["---:"] * (3 + len(metrics))),
-        *(_row(_network(runs, name, metrics)) for name in names),
+        *(_row(_network(runs, name, kinds)) for name in names),
         "",
         f"Gain of {arguments.method} over {arguments.baseline}, in points, mean of the paired",
         "differences ± their standard error. A method that learns its masks trains for the prune",
         "phase's epochs more than one that does not, unless the latter has `equal_compute`.",
         "",
-        _row(["density", *metrics]),
-        _row(["---:"] * (1 + len(metrics))),
-        *_gains(runs, metrics, arguments.method, arguments.baseline),
+        _row(["density", *accuracies]),
+        _row(["---:"] * (1 + len(accuracies))),
+        *_gains(runs, accuracies, arguments.method, arguments.baseline),
         "",
     ]
     return "\n".join(lines)
 
 
-def _network(runs: list[dict[str, Any]], name: str, metrics: list[str]) -> list[str]:
+def _network(runs: list[dict[str, Any]], name: str, kinds: dict[str, bool]) -> list[str]:
     entries = [_entry(run, name) for run in runs]
     turnovers = [entry["turnover"] for entry in entries if entry["turnover"] is not None]
     turnover = f"{statistics.mean(turnovers):.3f}" if turnovers else "–"
     cells = [name, f"{entries[0]['density']:g}", f"{entries[0]['kept']:,}", turnover]
-    return cells + [_accuracy(entries, metric) for metric in metrics]
+    return cells + [
+        _accuracy(entries, metric) if fraction else _number(entries, metric)
+        for metric, fraction in kinds.items()
+    ]
+
+
+def _number(entries: list[dict[str, Any]], metric: str) -> str:
+    return f"{statistics.mean(entry['metrics'][metric] for entry in entries):.4g}"
 
 
 def _accuracy(entries: list[dict[str, Any]], metric: str) -> str:
