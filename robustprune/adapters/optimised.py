@@ -28,7 +28,8 @@ def optimise(graph: Any, ball: Any, specification: Tensor, *, iterations: int) -
         specification: ``(n, rows, classes)``.
         iterations: gradient steps, at least 1.
     """
-    graph.set_bound_opts({"optimize_bound_args": {"iteration": iterations, "init_alpha": False}})
+    passes = iterations + 1  # the library's last one takes no step
+    graph.set_bound_opts({"optimize_bound_args": {"iteration": passes, "init_alpha": False}})
     initialise = getattr(graph, "init_slope", None) or graph.init_alpha  # its name since 0.4
     crown, _, hidden = initialise((ball,), method="backward", c=specification, bound_upper=False)
     if not _keep_inside(graph):

@@ -79,8 +79,9 @@ Verify a saved network: bounds on its logits prove that no image within eps (l-i
   robustprune verify model.safetensors --bounds ibp,crown --images verdicts.parquet
   robustprune verify model.safetensors --seconds 600 --memory 4     falls back to cheap bounds
 
-Prints the clean, the verified and the PGD accuracy: the exact robust accuracy is between the last
-two. If PGD breaks a verified image, the certificates are unsound: that is said, and it exits 1.
+Prints the clean, the verified and the PGD accuracy, and what the cheaper bounds verify alone: the
+exact robust accuracy is between verified and PGD. If PGD breaks a verified image, the certificates
+are unsound: that is said, and it exits 1.
 `robustprune list evaluators verified` shows every option.
 """
 

@@ -104,10 +104,14 @@ def _verify(verify: argparse.ArgumentParser) -> None:
         "--bounds",
         type=_names,
         metavar="NAME,…",
-        help="what to try, cheap first: ibp, crown_ibp, crown, alpha_crown",
+        help="what to try, of ibp, crown_ibp, crown and alpha_crown (default: all)",
     )
-    verify.add_argument("--seconds", type=_number, metavar="S", help="limit of time")
-    verify.add_argument("--memory", type=_number, metavar="GIB", help="limit of memory")
+    verify.add_argument(
+        "--seconds", type=_number, metavar="S", help="limit of time (default: none)"
+    )
+    verify.add_argument(
+        "--memory", type=_number, metavar="GIB", help="limit of memory (default: 4)"
+    )
     verify.add_argument(
         "--no-attack",
         action="store_true",

@@ -9,7 +9,16 @@ registry: Registry[Evaluator] = Registry(
     "evaluators",
     base=Evaluator,
     modules=[
-        f"{__name__}.{module}" for module in ("clean", "pgd", "autoattack", "library", "smoothing")
+        f"{__name__}.{module}"
+        for module in (
+            "clean",
+            "pgd",
+            "autoattack",
+            "library",
+            "smoothing",
+            "bounds",
+            "verified",
+        )
     ],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from robustprune.adapters.fusion import cross_entropy_bound
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss
 from robustprune.objectives.certified import CertifiedTraining, robust_cross_entropy
@@ -90,6 +89,8 @@ class CrownIbp(IntervalTraining):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, factor: float
     ) -> Tensor:
         """The certified part, from both bounds while the ramp lasts."""
+        from robustprune.adapters.fusion import cross_entropy_bound
+
         beta = 1 - factor
         if beta == 0:
             return super().robust(model, images, labels, eps=eps, factor=factor)

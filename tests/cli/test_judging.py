@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from torch import Tensor
 
 from robustprune import evaluators
 from robustprune.cli import certify_command, verify_command
-from robustprune.cli.main import FAULT, OK
+from robustprune.cli.main import FAULT, OK, USAGE
 from robustprune.cli.parser import parser
 from robustprune.errors import UsageError
 from robustprune.pipeline import RunResult
@@ -91,6 +92,14 @@ def test_verify_bounds_and_attacks_the_same_ball() -> None:
     ]
 
 
+def test_the_options_of_verify_are_those_of_the_evaluator() -> None:
+    words = ["--eps=0.1", "--bounds=ibp,crown", "--seconds=9", "--memory=0.5"]
+    document = verified(None, *words)[1]
+    evaluator = evaluators.create(document.pop("name"), **document)
+    assert document == {name: getattr(evaluator, name) for name in document}
+    assert document.keys() == {"eps", "bounds", "seconds", "memory"}
+
+
 @pytest.mark.parametrize(
     ("objective", "eps"),
     [
@@ -149,6 +158,67 @@ def test_verify_exits_1_when_pgd_breaks_what_was_verified(
 def test_without_the_attack_nothing_is_caught(command: Command, here: Path, model: Path) -> None:
     said = command("verify", model, "--eps", "0.3", "--samples", "9", "--no-attack")
     assert (said.code, said.err) == (OK, "")
+
+
+def test_verify_proves_no_more_than_pgd_leaves(command: Command, here: Path, model: Path) -> None:
+    """The real bounds, on a network of a real run."""
+    words = ["--eps", "0.02", "--samples", "25", "--images", "a.csv", "--json", "a.json"]
+    said = command("verify", model, "--bounds", "crown_ibp,ibp", *words)
+    assert (said.code, said.err) == (OK, "")
+    metrics = json.loads((here / "a.json").read_text())["metrics"]
+    assert 0 < metrics["verified"] <= metrics["pgd"] <= metrics["clean"]
+    assert metrics["verified_ibp"] <= metrics["verified"]
+    assert " verified_ibp %" in said.out
+    table = pyarrow.csv.read_csv(here / "a.csv").to_pydict()
+    for right, proved, by, robust in zip(
+        *(table[name] for name in ("clean", "verified", "verified_by", "pgd")), strict=True
+    ):
+        assert proved == (by in (0, 1))
+        assert right == (by != -3)
+        assert right >= robust >= proved
+
+
+def test_verify_says_what_it_left_out(command: Command, here: Path, model: Path) -> None:
+    words = ["--eps", "0.1", "--samples", "9", "--no-attack", "--memory", "1e-6"]
+    with pytest.warns(UserWarning, match="'crown' for . images? .*the limit is 1e-06"):
+        said = command("verify", model, *words)
+    assert said.code == OK
+    assert " verified_left_out %" in said.out
+    assert " pgd %" not in said.out
+
+
+def test_bounds_that_lie_are_caught(
+    command: Command, here: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def margins(self: Any, model: Any, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        return images.new_full((len(images), 9), 1e9)
+
+    monkeypatch.setattr("robustprune.adapters.bounds.Bounds.margins", margins)
+    said = command("verify", model, "--eps", "0.3", "--samples", "20", "--images", "a.parquet")
+    assert said.code == FAULT
+    assert "SOUNDNESS ALARM for network 'hydra-0.1'" in said.err
+    assert "'verified' verified and 'pgd' broke" in said.err
+    table = pq.read_table(here / "a.parquet").to_pydict()
+    assert table["verified"] == table["clean"]
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["--bounds", "ibp,crwn"], "should be 'ibp', 'crown_ibp', 'crown' or 'alpha_crown'"),
+        (["--bounds", "ibp,ibp"], "a bound stands twice"),
+        (["--memory", "0"], "memory: should be greater than 0"),
+        (["--seconds", "0"], "seconds: should be greater than 0"),
+        (["--eps", "0"], "eps: should be greater than 0"),
+    ],
+)
+def test_bad_options_of_verify_are_told(
+    words: list[str], fragment: str, command: Command, here: Path, model: Path
+) -> None:
+    said = command("verify", model, "--eps", "0.1", *words)
+    assert (said.code, said.out) == (USAGE, "")
+    assert fragment in said.err
+    assert "Traceback" not in said.err
 
 
 def test_evaluate_writes_what_the_run_wrote(command: Command, here: Path, model: Path) -> None:

@@ -12,10 +12,15 @@ from robustprune.evaluators.accuracy import interval
 from .toys import batch
 
 OPTIONS = {
+    "alpha_crown": {"eps": 0.016, "iterations": 3},
     "autoattack": {"version": "rand", "steps": 3, "eps": 0.02},
+    "crown": {"eps": 0.016},
+    "crown_ibp": {"eps": 0.016},
+    "ibp": {"eps": 0.016},
     "pgd": {"steps": 3, "restarts": 2, "eps": 0.02},
     "smoothing": {"n0": 20, "n": 200, "radius": 0.05},
     "torchattacks": {"attack": "CW", "args": {"steps": 5}, "norm": "l2", "eps": 0.5},
+    "verified": {"eps": 0.016, "iterations": 3},
 }
 
 

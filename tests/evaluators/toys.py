@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from robustprune.evaluators import Evaluator
+
 
 def linear(classes: int, shape: tuple[int, int, int] = (1, 5, 5), seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
@@ -55,3 +57,49 @@ def between(radii: Tensor, share: float) -> float:
     ordered = radii[radii > 0].sort().values
     place = int((1 - share) * len(ordered))
     return float((ordered[place - 1] + ordered[place]) / 2)
+
+
+def centred(*layers: nn.Module) -> nn.Sequential:
+    """A network that is undecided about grey images, so that all classes occur."""
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        model[-1].bias -= model(torch.full((1, 1, 5, 5), 0.5))[0]
+    return model
+
+
+def relu(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    return centred(*layers, nn.Linear(100, 20), nn.ReLU(), nn.Linear(20, 4))
+
+
+def pooled() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2, stride=1), nn.Flatten()]
+    return centred(*layers, nn.Linear(8, 3))
+
+
+def spread(model: nn.Module, n: int = 40, wrong: int = 3) -> tuple[Tensor, Tensor]:
+    """From nearly grey images to bright ones, the first ``wrong`` with false labels."""
+    contrast = torch.linspace(0.02, 1, n)[:, None, None, None]
+    noise = torch.rand(n, 1, 5, 5, generator=torch.Generator().manual_seed(1)) - 0.5
+    pixels = 0.5 + contrast * noise
+    with torch.no_grad():
+        logits = model(pixels)
+    labels = logits.argmax(1)
+    labels[:wrong] = (labels[:wrong] + 1) % logits.shape[1]
+    return pixels, labels
+
+
+def evaluated(
+    evaluator: Evaluator,
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    sizes: int,
+    network: str = "dense",
+) -> dict[str, Tensor]:
+    """What an evaluator says of all images, judged ``sizes`` at a time."""
+    batches = zip(pixels.split(sizes), labels.split(sizes), strict=True)
+    parts = list(evaluator.evaluate(model, batches, seed=0, network=network))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
