@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.adapters.lirpa_library import lirpa
+from robustprune.adapters.operators import graph_of, refuse_wrong
 from robustprune.adapters.optimised import optimise
-from robustprune.adapters.unbounded import named
+from robustprune.adapters.unbounded import is_memory, named
 from robustprune.errors import UsageError
 from robustprune.modes import eval_mode
 from robustprune.plain import plain_copy
@@ -56,19 +57,16 @@ class Bounds:
         self._library: ModuleType = lirpa()
         self._shape = images.shape[1:]
         self._twin, self._image = plain_copy(model), images[:1].detach().contiguous()
-        with named(self._library, self._twin, self._image, bound="IBP"):
-            self._graph = self._library.BoundedModule(
-                self._twin,
-                self._image,
-                bound_opts={"minimum_sparsity": 1.0},  # version 0.3 fails below the unstable share
-                device=images.device,
-            )
-        self._leaves = [
-            node
-            for node in self._graph._modules.values()
-            if type(node).__name__ in ("BoundParams", "BoundBuffers")
-        ]
-        self.num_classes = self._check_forward(model, images[:2])
+        with _full_precision(images):
+            with named(self._library, self._twin, self._image, bound="IBP"):
+                self._graph = graph_of(self._twin, self._image)
+                refuse_wrong(self._graph, bound="IBP")
+            self._leaves = [
+                node
+                for node in self._graph._modules.values()
+                if type(node).__name__ in ("BoundParams", "BoundBuffers")
+            ]
+            self.num_classes = self._check_forward(model)
 
     def fits(self, images: Tensor) -> bool:
         """Whether these bounds are for images of this shape."""
@@ -77,7 +75,8 @@ class Bounds:
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         """The logits of the library's graph, ``(n, classes)``: the network's in eval mode."""
         self._hand_over(model)
-        logits: Tensor = self._graph(images.contiguous())
+        with _full_precision(images):
+            logits: Tensor = self._graph(images.contiguous())
         self._graph._clear_and_set_new(None)
         return logits
 
@@ -134,9 +133,10 @@ class Bounds:
         ball = self._library.BoundedTensor(images, norm)
         bound: Tensor
         with (
-            torch.autocast(images.device.type, enabled=False),
+            _full_precision(images),
             named(self._library, self._twin, self._image, bound=METHODS[method]),
         ):
+            refuse_wrong(self._graph, bound=METHODS[method])
             if optimised:
                 bound = optimise(self._graph, ball, rows, iterations=iterations)
             else:
@@ -162,26 +162,36 @@ class Bounds:
             if type(leaf).__name__ == "BoundBuffers":
                 leaf.buffer = tensor.detach()
                 continue
-            leaf._parameters.pop("param", None)
-            leaf.param = (tensor.detach() if detached else tensor).contiguous()
+            if tensor is not None:  # or it is a bias of zeros that only the graph has
+                leaf._parameters.pop("param", None)
+                leaf.param = (tensor.detach() if detached else tensor).contiguous()
             # its own forward would make a frozen tensor want gradients
             leaf.forward = lambda leaf=leaf: leaf.param
 
-    def _check_forward(self, model: nn.Module, images: Tensor) -> int:
+    def _check_forward(self, model: nn.Module) -> int:
         """A graph that computes something else than the network bounds something else.
+
+        Two images, each on its own in the network and together in the graph, show also whether
+        an image's logits depend on the batch it is in.
 
         Returns:
             The number of classes.
         """
+        images = torch.cat([self._image, 1 - self._image])
         with torch.no_grad(), eval_mode(model):
-            expected = model(images)
-            found = self.forward(model, images)
+            expected = torch.cat([model(image[None]) for image in images])
+            try:
+                found = self.forward(model, images)
+            except RuntimeError as error:
+                if is_memory(error):
+                    raise
+                raise _another(
+                    "has fixed the number of images, as x.view(x.size(0), -1) makes it do where "
+                    "x.flatten(1) does not"
+                ) from error
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * _scale(expected)):
-            raise UsageError(
-                "auto-LiRPA's graph of this network gives other logits than the network itself "
-                f"(by up to {(found - expected).abs().max().item():.2g}): its bounds would not be "
-                "about this network. Judge it by attacks or by {name: smoothing} instead."
-            )
+            by = (found - expected).abs().max().item()
+            raise _another(f"gives other logits than each image alone does (by up to {by:.2g})")
         return int(expected.shape[1])
 
 
@@ -194,6 +204,17 @@ def certified(margins: Tensor, logits: Tensor) -> Tensor:
     """
     scale = logits.abs().amax(1)
     return margins.amin(1) > TOLERANCE * scale
+
+
+def _full_precision(images: Tensor) -> torch.autocast:
+    return torch.autocast(images.device.type, enabled=False)
+
+
+def _another(why: str) -> UsageError:
+    return UsageError(
+        f"auto-LiRPA's graph of this network {why}: its bounds would not be about this network. "
+        "Judge it by attacks or by {name: smoothing} instead."
+    )
 
 
 def _scale(logits: Tensor) -> float:

@@ -26,8 +26,9 @@ def lirpa() -> ModuleType:
     Raises:
         MissingDependencyError: it is not installed; the message holds the line that installs it.
     """
-    if "auto_LiRPA" in sys.modules:
-        return sys.modules["auto_LiRPA"]
+    imported = sys.modules.get("auto_LiRPA")
+    if imported is not None:
+        return imported
     old = _is_old()
     if old:
         _put_back_names()

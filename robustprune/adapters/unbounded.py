@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustprune.adapters.operators import graph_of, refuse_wrong
 from robustprune.errors import UsageError
 
 
@@ -36,13 +37,11 @@ def named(library: ModuleType, twin: nn.Module, image: Tensor, *, bound: str) ->
         if is_memory(error):
             raise
         layer = _first_unbounded(library, twin, image, bound, error)
-        if layer is None and not isinstance(error, NotImplementedError):
-            raise  # no layer is at fault
-        what = f"layer '{layer}'" if layer else "a function that its forward() calls"
-        reason = _reason(error)
+        what = f"layer '{layer}'" if layer else "a function or an order of layers"
         weaker = "" if bound == "IBP" else "the bound 'ibp', "
         raise UsageError(
-            f"auto-LiRPA has no {bound} bound for {what} of this network ({reason}). Use {weaker}"
+            f"auto-LiRPA has no {bound} bound for {what} of this network ({_reason(error)}). "
+            f"Use {weaker}"
             "a network of convolutions, linear layers, BatchNorm, ReLU and average pooling, or "
             "judge it by attacks or smoothing, which take any network."
         ) from error
@@ -99,7 +98,8 @@ def _calls(twin: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]
 def _failure(library: ModuleType, layer: nn.Module, inputs: Tensor, bound: str) -> Exception | None:
     ball = library.PerturbationLpNorm(norm=float("inf"), eps=1e-3)
     try:
-        graph = library.BoundedModule(nn.Sequential(layer), inputs)
+        graph = graph_of(nn.Sequential(layer).eval(), inputs)  # or it would train `layer`
+        refuse_wrong(graph, bound=bound)
         graph.compute_bounds(
             x=(library.BoundedTensor(inputs, ball),),
             method=bound.replace("-Optimized", ""),  # that needs something to optimise
