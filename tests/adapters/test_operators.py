@@ -11,7 +11,8 @@ from .exact import Exact
 from .tiny import Residual, labels, norm
 
 LINEAR = [method for method in METHODS if method != "ibp"]
-EPS = 0.25
+AFFINE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+EPS = 0.1
 
 
 class Apply(nn.Module):
@@ -32,12 +33,25 @@ class Branches(nn.Module):
         return self.join([branch(x) for branch in self.branches])
 
 
-def with_head(shape, *layers):
+def centre(layer, _, values):
+    """Move a bias so that neurons are unstable: linear bounds of others go wrong nowhere."""
+    if layer.bias is None:
+        return values
+    middle = values.mean([axis for axis in range(values.ndim) if axis != 1], keepdim=True)
+    layer.bias -= middle.flatten()
+    return values - middle
+
+
+@torch.no_grad()
+def with_head(shape, *layers, seed=0):
     """These layers, then the classifier that fits them."""
-    torch.manual_seed(0)
-    body = nn.Sequential(*(layer() for layer in layers), nn.Flatten())
-    with torch.no_grad():
-        features = body(torch.zeros(2, *shape)).shape[1]
+    torch.manual_seed(seed)
+    body = nn.Sequential(*(layer() for layer in layers), nn.Flatten()).eval()
+    affine = [layer for layer in body.modules() if isinstance(layer, AFFINE)]
+    hooks = [layer.register_forward_hook(centre) for layer in affine]
+    features = body(images(shape)).shape[1]
+    for hook in hooks:
+        hook.remove()
     return nn.Sequential(*body, nn.Linear(features, 3)).eval()
 
 
@@ -163,7 +177,7 @@ def test_no_bound_is_above_what_a_search_finds(name):
     for method in METHODS:
         found = graph.margins(model, x, y, eps=EPS, method=method)
         assert (found <= true + 1e-6).all(), method
-        assert (found > true - 2).all(), method
+        assert (found > true - 1).all(), method
 
 
 WRONG = {
