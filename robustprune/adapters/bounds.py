@@ -5,13 +5,15 @@ The bounds hold in exact arithmetic for the network in eval mode; `TOLERANCE` co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from robustprune.adapters.lirpa_library import lirpa
+from robustprune.adapters.lirpa_library import lirpa, recursion
 from robustprune.adapters.operators import graph_of, refuse_wrong
 from robustprune.adapters.optimised import optimise
 from robustprune.adapters.unbounded import is_memory, named
@@ -57,7 +59,7 @@ class Bounds:
         self._library: ModuleType = lirpa()
         self._shape = images.shape[1:]
         self._twin, self._image = plain_copy(model), images[:1].detach().contiguous()
-        with _full_precision(images):
+        with _at_work(images):
             with named(self._library, self._twin, self._image, bound="IBP"):
                 self._graph = graph_of(self._twin, self._image)
                 refuse_wrong(self._graph, bound="IBP")
@@ -75,7 +77,7 @@ class Bounds:
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         """The logits of the library's graph, ``(n, classes)``: the network's in eval mode."""
         self._hand_over(model)
-        with _full_precision(images):
+        with _at_work(images):
             logits: Tensor = self._graph(images.contiguous())
         self._graph._clear_and_set_new(None)
         return logits
@@ -133,7 +135,7 @@ class Bounds:
         ball = self._library.BoundedTensor(images, norm)
         bound: Tensor
         with (
-            _full_precision(images),
+            _at_work(images),
             named(self._library, self._twin, self._image, bound=METHODS[method]),
         ):
             refuse_wrong(self._graph, bound=METHODS[method])
@@ -206,8 +208,11 @@ def certified(margins: Tensor, logits: Tensor) -> Tensor:
     return margins.amin(1) > TOLERANCE * scale
 
 
-def _full_precision(images: Tensor) -> torch.autocast:
-    return torch.autocast(images.device.type, enabled=False)
+@contextmanager
+def _at_work(images: Tensor) -> Iterator[None]:
+    """In full precision, and as deep as the library recurses."""
+    with torch.autocast(images.device.type, enabled=False), recursion():
+        yield
 
 
 def _another(why: str) -> UsageError:

@@ -19,6 +19,9 @@ from typing import Any
 
 from robustprune.adapters.library import load
 
+DEEP = 20_000
+"""Calls within each other that the library may make."""
+
 
 def lirpa() -> ModuleType:
     """The library, imported.
@@ -32,12 +35,31 @@ def lirpa() -> ModuleType:
     old = _is_old()
     if old:
         _put_back_names()
-    with warnings.catch_warnings(record=True), _quiet("torch.utils.cpp_extension"):
-        library = load("auto_LiRPA")  # it changes the filters of the whole process
+    with (  # it changes the process's filters and recursion limit
+        warnings.catch_warnings(record=True),
+        recursion(),
+        _quiet("torch.utils.cpp_extension"),
+    ):
+        library = load("auto_LiRPA")
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # our errors say what it logs
     if old:
         library.BoundedModule._named_members = _named_members(library.BoundedModule)
     return library
+
+
+@contextmanager
+def recursion() -> Iterator[None]:
+    """Let the library recurse as deep as it must: a few calls for each operator of a network.
+
+    It lifts Python's limit for the whole process when it is imported, after which any endless
+    recursion ends in a crash; this puts the limit back.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, DEEP))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ POWER = 4
 class Ramp(Options):
     """The share of a radius that training uses: 0 before the ramp, 1 after it."""
 
-    epochs: float = Field(0, ge=0)
+    epochs: float = Field(0.0, ge=0)
     """Length in epochs; 0 for none: from the start on, the whole radius."""
-    start: float = Field(0, ge=0)
+    start: float = Field(0.0, ge=0)
     """Epochs before it begins, in which the radius is 0."""
     shape: Literal["linear", "smoothed"] = "linear"
     """A line; or a fourth power for the first quarter, and a line from there to the end."""

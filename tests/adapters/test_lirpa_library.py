@@ -5,6 +5,8 @@ import sys
 import textwrap
 
 import pytest
+import torch
+from torch import nn
 
 from robustprune.adapters.bounds import Bounds
 from robustprune.adapters.lirpa_library import lirpa
@@ -37,9 +39,10 @@ WORKS = """
     import torch
     {before}
     from robustprune.adapters.lirpa_library import lirpa
-    filters = list(warnings.filters)
+    filters, limit = list(warnings.filters), sys.getrecursionlimit()
     library = lirpa()
     assert warnings.filters == filters
+    assert sys.getrecursionlimit() == limit
     assert lirpa() is library is sys.modules["auto_LiRPA"]
     from robustprune.adapters.bounds import Bounds
     net = torch.nn.Sequential(
@@ -48,6 +51,7 @@ WORKS = """
     )
     x, y = torch.rand(2, 1, 3, 3), torch.tensor([0, 2])
     assert Bounds(net, x).margins(net, x, y, eps=0.1, method="crown").isfinite().all()
+    assert sys.getrecursionlimit() == limit
 """
 
 ORDERS = (
@@ -110,3 +114,11 @@ def test_a_missing_library_is_told_with_the_line_that_installs_it(monkeypatch):
         with pytest.raises(MissingDependencyError) as error:
             use()
         assert LINE in [line.strip() for line in str(error.value).splitlines()]
+
+
+def test_deep_networks_do_not_reach_pythons_limit_of_recursion():
+    torch.manual_seed(0)
+    layers = [layer for _ in range(300) for layer in (nn.Linear(2, 2), nn.ReLU())]
+    net, x = nn.Sequential(nn.Flatten(), *layers, nn.Linear(2, 2)), torch.rand(1, 1, 1, 2)
+    margins = Bounds(net, x).margins(net, x, torch.tensor([0]), eps=0.1, method="ibp")
+    assert margins.isfinite().all()

@@ -78,18 +78,21 @@ RIGHT = {
     "depthwise": ((1, 3, 3), conv(1, 3, 2), RELU, conv(3, 3, 2, groups=3), RELU),
     "dilation": ((1, 4, 4), conv(1, 2, 2), RELU, conv(2, 2, 2, dilation=2), RELU),
     "dilation and padding": ((1, 3, 3), conv(1, 2, 3, dilation=2, padding=2), RELU, SKIP, RELU),
-    "oblong kernels": ((1, 3, 3), conv(1, 2, (1, 2)), RELU, conv(2, 2, (2, 1)), RELU),
-    "oblong strides": ((1, 4, 4), conv(1, 2, 2, stride=(2, 1)), RELU, conv(2, 2, 2), RELU),
-    "oblong padding": ((1, 3, 3), conv(1, 2, 3, padding=(1, 0)), RELU, conv(2, 2, (3, 1)), RELU),
+    "oblong kernels": (
+        *((1, 4, 4), conv(1, 1, (3, 1), padding=(1, 0)), RELU, conv(1, 2, (1, 2), stride=2), RELU),
+        *(conv(2, 1, (1, 3), padding=(0, 1)), RELU),
+    ),
+    "oblong strides": ((1, 5, 5), conv(1, 1, 2), RELU, conv(1, 2, 2, stride=(2, 1)), RELU),
+    "oblong padding": ((1, 3, 3), conv(1, 2, 2), RELU, conv(2, 1, 2, padding=(1, 0)), RELU),
     "oblong images": (
-        *((1, 4, 3), conv(1, 2, 3, padding=1), RELU, conv(2, 2, 3, stride=2, padding=1), RELU),
-        *(conv(2, 2, 2, padding=1), RELU),
+        *((1, 7, 3), conv(1, 1, 3, stride=2, padding=1), RELU),
+        *(conv(1, 2, 3, stride=2, padding=1), RELU, conv(2, 2, 2, padding=1), RELU),
     ),
     "strides that leave pixels over": (
         *((1, 5, 5), conv(1, 2, 2, stride=3), RELU, conv(2, 3, 2, padding=1), RELU),
     ),
     "circular padding": ((1, 3, 3), conv(1, 1, 3, padding=1, padding_mode="circular"), RELU),
-    "average": ((1, 4, 4), conv(1, 2, 3, padding=1), RELU, AVERAGE, conv(2, 2, 2, padding=1), RELU),
+    "average": ((1, 4, 4), conv(1, 1, 3, padding=1), RELU, AVERAGE, conv(1, 2, 2, padding=1), RELU),
     "average before ReLU": (
         (1, 4, 4),
         conv(1, 2, 3, padding=1),
@@ -107,7 +110,8 @@ RIGHT = {
         RELU,
     ),
     "oblong average": (
-        *((1, 4, 4), conv(1, 1, 1), RELU, lambda: nn.AvgPool2d((2, 1)), conv(1, 2, 1), RELU),
+        *((1, 4, 2), lambda: nn.AvgPool2d((2, 1)), conv(1, 2, 2, padding=1), RELU),
+        *(conv(2, 2, 2), RELU, conv(2, 2, 1), RELU),
     ),
     "mean": ((1, 3, 3), conv(1, 3, 2), RELU, function(lambda x: x.mean((2, 3)))),
     "norm first": ((1, 3, 3), lambda: norm(nn.BatchNorm2d(1)), RELU, conv(1, 2, 2), RELU),
@@ -177,7 +181,7 @@ def test_no_bound_is_above_what_a_search_finds(name):
     for method in METHODS:
         found = graph.margins(model, x, y, eps=EPS, method=method)
         assert (found <= true + 1e-6).all(), method
-        assert (found > true - 1).all(), method
+        assert (found > true - 5).all(), method
 
 
 WRONG = {
