@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustprune import datasets, evaluators, masking, objectives, pruners
-    from robustprune.artifacts.dense import load_model
+    from robustprune.artifacts.reading import load_model
     from robustprune.datasets import Dataset
     from robustprune.errors import UsageError
     from robustprune.evaluators import Evaluator
@@ -57,7 +57,7 @@ _NAMES = {
     "Schedule": "robustprune.training.schedules",
     "UsageError": "robustprune.errors",
     "create_model": "robustprune.models",
-    "load_model": "robustprune.artifacts.dense",
+    "load_model": "robustprune.artifacts.reading",
     "load_recipe": "robustprune.recipe",
     "run": "robustprune.pipeline",
 }

@@ -25,19 +25,19 @@ def judge_saved(arguments: Namespace, documents: Documents) -> None:
     """Judge a network by some evaluators, print its numbers, and write what is asked for.
 
     Args:
-        arguments: model, data, root, samples, seed, json, images.
+        arguments: model, arch, data, root, samples, seed, json, images.
         documents: what to judge by.
 
     Raises:
         UsageError: a file, a name or an option is at fault; nothing was computed.
         SoundnessError: an attack broke what a certificate verified; everything is written.
     """
-    from robustprune.artifacts.dense import read_model
+    from robustprune.cli.opening import open_model
     from robustprune.pipeline import soundness
     from robustprune.pipeline.evaluation import evaluate, parts_of
 
     console = Console()
-    saved = read_model(arguments.model)
+    saved = open_model(arguments)
     data, evaluators = parts_of(
         saved.metadata,
         data=arguments.data,

@@ -13,6 +13,7 @@ from robustprune.arithmetic import number
 from robustprune.cli import help
 
 _FORMAT = argparse.RawDescriptionHelpFormatter
+_MODEL = "a model file of a run or an export, a plain state dict, or a timm name"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     show = _command(commands, "show", "show a recipe, a model file or a run folder", help.SHOW)
     show.add_argument("path", type=Path, help="a recipe, a model.safetensors, or a run folder")
     _overrides(show)
+    _foreign(show)
     _imports(show)
 
     evaluate = _command(commands, "evaluate", "judge a saved network", help.EVALUATE)
@@ -59,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
 
     _certify(_command(commands, "certify", "certify a saved network by smoothing", help.CERTIFY))
     _verify(_command(commands, "verify", "verify a saved network by bounds", help.VERIFY))
+
+    _export(_command(commands, "export", "write a network for others to load", help.EXPORT))
+    _import_hydra(
+        _command(commands, "import-hydra", "read a checkpoint of the reference", help.IMPORT_HYDRA)
+    )
 
     _command(commands, "schema", "print the JSON Schema of recipes", help.SCHEMA)
     return top
@@ -130,7 +137,7 @@ def _command(commands: Any, name: str, summary: str, text: str) -> argparse.Argu
 
 def _later(name: str) -> Callable[[argparse.Namespace], None]:
     def run(arguments: argparse.Namespace) -> None:
-        module = importlib.import_module(f"robustprune.cli.{name}_command")
+        module = importlib.import_module(f"robustprune.cli.{name.replace('-', '_')}_command")
         module.command(arguments)
 
     return run
@@ -148,9 +155,8 @@ def _imports(command: argparse.ArgumentParser) -> None:
 
 def _saved(command: argparse.ArgumentParser) -> None:
     """What every command has that judges a saved network."""
-    command.add_argument("model", type=Path, help="a model.safetensors of a run")
-    command.add_argument("--data", metavar="NAME", help="another dataset than it was trained on")
-    command.add_argument("--root", type=Path, metavar="DIR", help="where the dataset's files are")
+    command.add_argument("model", type=Path, help=_MODEL)
+    _foreign(command)
     command.add_argument("--samples", type=_positive, metavar="N", help="only the first N images")
     command.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
     _imports(command)
@@ -160,6 +166,64 @@ def _saved(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="write what became of each image there, as .csv or .parquet",
+    )
+
+
+def _foreign(command: argparse.ArgumentParser) -> None:
+    """What must be said of a network whose file does not say it."""
+    command.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="of a plain state dict: its architecture, ours or timm's, or as a recipe writes it, "
+        "'{name: resnet50, num_classes: 10}'",
+    )
+    command.add_argument("--data", metavar="NAME", help="another dataset than it was trained on")
+    command.add_argument("--root", type=Path, metavar="DIR", help="where the dataset's files are")
+
+
+def _export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("model", type=Path, help=_MODEL)
+    export.add_argument(
+        "--format",
+        choices=["dense", "packed", "onnx"],
+        default="packed",
+        help="a plain state dict, a small file, or one for other runtimes (default: packed)",
+    )
+    export.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file (default: beside the model)"
+    )
+    export.add_argument(
+        "--values",
+        choices=["fp32", "fp16"],
+        default="fp32",
+        help="packed: precision of the kept weights (default: fp32, exact)",
+    )
+    export.add_argument(
+        "--normalisation",
+        choices=["fold", "inside"],
+        default="fold",
+        help="dense: fold it into the first layer where that is exact, or state it (default: fold)",
+    )
+    _foreign(export)
+    _imports(export)
+
+
+def _import_hydra(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", type=Path, help="a checkpoint.pth.tar of its train.py")
+    command.add_argument(
+        "--arch", metavar="NAME", help="the network's name there, or ours (default: the file's)"
+    )
+    command.add_argument(
+        "--density",
+        type=_number,
+        metavar="D",
+        help="its k, the share of weights kept; needed for a checkpoint with scores",
+    )
+    command.add_argument(
+        "--data", metavar="NAME", help="the dataset it was trained on, to be noted"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the model file (default: beside the checkpoint)"
     )
 
 

@@ -21,7 +21,7 @@ def command(arguments: Namespace) -> None:
 
         console.info(dump(load_recipe(path, arguments.overrides).document()))
     else:
-        _model(console, path)
+        _model(console, arguments)
 
 
 def _run_folder(console: Console, path: Path) -> None:
@@ -41,18 +41,21 @@ def _run_folder(console: Console, path: Path) -> None:
     console.table(title, columns, rows)
 
 
-def _model(console: Console, path: Path) -> None:
-    from robustprune.artifacts.dense import read_model
-    from robustprune.masking import prunable_layers
+def _model(console: Console, arguments: Namespace) -> None:
+    from robustprune.artifacts.packed import packed_bytes
+    from robustprune.artifacts.sizes import dense_bytes, information_bound
+    from robustprune.cli.layers import layer_table
+    from robustprune.cli.opening import open_model
     from robustprune.recipe.document import dump
 
-    saved = read_model(path)
+    saved = open_model(Namespace(**{**vars(arguments), "model": arguments.path}))
     console.info(dump(saved.metadata))
-    rows = []
-    for name, layer in prunable_layers(saved.model).items():
-        mask = saved.masks.get(f"{name}.weight")
-        total = layer.weight.numel()
-        kept = total if mask is None else int(mask.sum())
-        shape = "×".join(map(str, layer.weight.shape))
-        rows.append([name, shape, f"{kept:,}", f"{total:,}", f"{kept / total:.4g}"])
-    console.table("prunable layers", ["layer", "shape", "kept", "of", "density"], rows)
+    console.table("prunable layers", *layer_table(saved))
+    dense = dense_bytes(saved)
+    sizes = {
+        "dense": dense,
+        "packed": packed_bytes(saved),
+        "information bound": round(information_bound(saved)),
+    }
+    rows = [[name, f"{size:,}", f"{size / dense:.2%}"] for name, size in sizes.items()]
+    console.table("sizes", ["as", "bytes", "of dense"], rows)

@@ -6,7 +6,7 @@ timm and torch are imported when a model is created, and timm in this package on
 from __future__ import annotations
 
 from robustprune.models.catalogue import BACKBONES, Backbone, backbones
-from robustprune.models.factory import check_name, create_model, model_names
+from robustprune.models.factory import check_name, create_model, image_size, model_names
 from robustprune.models.options import ModelOptions
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "backbones",
     "check_name",
     "create_model",
+    "image_size",
     "model_names",
 ]

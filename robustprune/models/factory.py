@@ -117,6 +117,19 @@ def create_model(
     return Normalized(backbone, mean=mean, std=std)
 
 
+def image_size(architecture: Mapping[str, Any]) -> int:
+    """Height and width of images that a network takes.
+
+    Args:
+        architecture: arguments of `create_model`; where they leave the size out, a usual one.
+    """
+    given: int | None = architecture.get("image_size")
+    if given is not None:
+        return given
+    config = _config(str(architecture["name"]))
+    return 32 if config is None else int(config.input_size[-1])
+
+
 def _config(name: str) -> PretrainedCfg | None:
     """What timm knows of the weights it has for ``name``; nothing for ours and the user's own."""
     if name in BACKBONES:

@@ -34,6 +34,11 @@ class ModelOptions(Options):
     """Each channel is divided by it; default: 1 for our backbones, what the pretrained weights take
     for timm's."""
 
+    weights: str | None = None
+    """Start from these: a file of robustprune's, a plain state dict (``.safetensors``, or what
+    `torch.save` wrote), or ``pretrained`` for timm's own. A relative path starts from the working
+    directory."""
+
     args: dict[str, Any] = Field(default_factory=dict)
     """More arguments of the model's constructor, e.g. ``{drop_rate: 0.1}``."""
 

@@ -18,7 +18,7 @@ from robustprune.pipeline.network import check_takes
 from robustprune.recipe import ComputeOptions
 
 if TYPE_CHECKING:
-    from robustprune.artifacts.dense import SavedModel
+    from robustprune.artifacts.saved import SavedModel
     from robustprune.datasets import Splits
     from robustprune.evaluators import Evaluator
     from robustprune.tracking import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from robustprune.errors import UsageError
 from robustprune.modes import eval_mode
+from robustprune.pipeline.weights import start_from
 from robustprune.seeding import fork
 
 if TYPE_CHECKING:
@@ -16,14 +18,27 @@ if TYPE_CHECKING:
     from robustprune.recipe import Recipe
 
 
-def initial_network(recipe: Recipe, data: Splits) -> nn.Module:
-    """The untrained dense network, drawn from the recipe's seed; on the CPU, in training mode.
+def initial_network(
+    recipe: Recipe, data: Splits, *, warn: Callable[[str], None] = lambda text: None
+) -> nn.Module:
+    """The dense network before any training; on the CPU, in training mode.
+
+    Drawn from the recipe's seed, or with the weights that the recipe names.
+
+    Args:
+        recipe: says what network.
+        data: says what images and classes.
+        warn: is told what there is to know about the weights.
 
     Raises:
-        UsageError: it cannot be built, or does not take the dataset's images.
+        UsageError: it cannot be built, its weights cannot be read or do not fit, or it does not
+            take the dataset's images.
     """
+    architecture = recipe.model.resolved(**shape(data))
     with fork(recipe.seed, "dense", "init"):
         model = recipe.model.build(**shape(data))
+    for remark in start_from(recipe, model, architecture):
+        warn(remark)
     check_takes(model, data, name=recipe.model.name)
     return model
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from robustprune.recipe import PhaseOptions, Recipe
 
 
-def pretraining(recipe: Recipe, network: str, model: nn.Module) -> Phase:
-    """The phase that trains a dense network: everything moves."""
-    return _phase("pretrain", network, recipe.pretrain, trainable=list(model.parameters()))
+def pretraining(recipe: Recipe, network: str, model: nn.Module) -> list[Phase]:
+    """What trains a dense network, all of it; nothing, if it comes with its weights."""
+    if recipe.pretrain is None:
+        return []
+    return [_phase("pretrain", network, recipe.pretrain, trainable=list(model.parameters()))]
 
 
 def pruning(recipe: Recipe, network: str, method: Pruner, masked: MaskedModel) -> list[Phase]:

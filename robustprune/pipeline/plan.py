@@ -52,8 +52,9 @@ class Plan:
     def steps(self) -> Table:
         """Optimizer steps of each network's phases."""
         recipe = self.recipe
-        pretrain = ["dense", "pretrain", *self._cost(recipe.pretrain)]
-        rows = [pretrain]
+        rows = []
+        if recipe.pretrain is not None:
+            rows.append(["dense", "pretrain", *self._cost(recipe.pretrain)])
         for name, method, _ in self._pruned():
             if isinstance(method, LearnedPruner) and recipe.prune is not None:
                 rows.append([name, "prune", *self._cost(recipe.prune)])
@@ -67,7 +68,8 @@ class Plan:
     def paths(self) -> list[str]:
         """What a run would write, the run's id left open."""
         folder = RUNS / self.recipe.name / "<id>"
-        files = ["recipe.yaml", "results.json", "dense/model.safetensors", "dense/history.json"]
+        files = ["recipe.yaml", "results.json", "dense/model.safetensors"]
+        files += ["dense/history.json"] if self.recipe.pretrain is not None else []
         for name, method, _ in self._pruned():
             files.append(f"{name}/model.safetensors")
             if isinstance(method, LearnedPruner) or self.recipe.finetune is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ def provenance(
     density: float,
     turnover: float | None,
     max_steps: int | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The metadata of one network's file: no time, no run id, no absolute path.
 
@@ -35,6 +37,7 @@ def provenance(
         density: as asked for.
         turnover: share of the kept weights that the initial scores did not keep.
         max_steps: set if phases were cut.
+        origin: where the weights come from that it started from; see `weights`.
     """
     document = recipe.document()
     data = {k: v for k, v in document["data"].items() if not (k == "root" and _absolute(v))}
@@ -43,6 +46,7 @@ def provenance(
     return {
         "format": FORMAT,
         **cut,
+        **(origin or {}),
         "network": network,
         "model": model,
         "pruner": None if pruner is None else pruner.model_dump(mode="json"),

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustprune.artifacts.dense import read_model, save_model
+from robustprune.artifacts.dense import annotate, save_model
+from robustprune.artifacts.reading import read_model
 from robustprune.datasets import Splits
 from robustprune.errors import InterruptedRun, InvalidError, SoundnessError
 from robustprune.evaluators import Evaluator
@@ -28,6 +29,7 @@ from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.verdicts import Verdicts
+from robustprune.pipeline.weights import origin
 from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.seeding import fork
@@ -85,7 +87,9 @@ def run(
     check_store(recipe.tracking, runs)
     with Compute(recipe.compute) as compute:
         data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
-        initial = initial_network(recipe, data)  # before anything is written: it may not fit
+        initial = initial_network(
+            recipe, data, warn=console.warn
+        )  # before anything is written: it may not fit
         cut = {"max_steps": max_steps}
         folder = RunFolder.open(recipe, runs=runs, out=out, resume=resume, cut=cut)
         with closing(folder):
@@ -113,6 +117,7 @@ class _Run:
     def __post_init__(self) -> None:
         self._at_work: str | None = None  # the network whose tracked run is open
         self.document = self.recipe.document()
+        self.origin = origin(self.recipe)
         self.environment = results.environment(self.compute.device)
         self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
 
@@ -170,7 +175,7 @@ class _Run:
             model = self.compute.placed(read_model(path).model)
         else:
             model = self.compute.placed(self.initial)
-            self._train(model, [pretraining(self.recipe, name, model)])
+            self._train(model, pretraining(self.recipe, name, model))
             self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
         self._judge(name, model, {"kept": prunable, "prunable": prunable, "turnover": None})
@@ -241,9 +246,9 @@ class _Run:
             density=density,
             turnover=turnover,
             max_steps=self.max_steps,
+            origin=self.origin,
         )
         save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
-        self.tracker.artifact(name, self.folder.model(name))
 
     def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
         """Let each evaluator that has not spoken yet judge the network; write what it says."""
@@ -269,6 +274,8 @@ class _Run:
             entry["alarms"] = found
             self.console.error(soundness.describe(name, found))
         self._write()
+        annotate(self.folder.model(name), metrics=entry["metrics"])
+        self.tracker.artifact(name, self.folder.model(name))
         self.tracker.metrics(name, final_metrics(entry))
         if evaluators:
             self.tracker.artifact(name, self.folder.images(name))

@@ -9,7 +9,8 @@ from robustprune.errors import InvalidError, Place, Problem
 from robustprune.parts import build
 from robustprune.recipe.document import Document
 from robustprune.recipe.imports import import_files, run_imports
-from robustprune.recipe.schema import Recipe
+from robustprune.recipe.schema import PhaseOptions, Recipe
+from robustprune.sentences import keys_of
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -48,6 +49,12 @@ def inconsistencies(recipe: Recipe) -> list[Problem]:
         if phase.accumulate > 1 and getattr(recipe.objective, "repeats", 1) > 1:
             message = f"objective '{recipe.objective.registered_name}' repeats batches: use 1."
             problems.append(Problem((name, "accumulate"), message))
+    if recipe.pretrain is None and recipe.model.weights is None:
+        message = (
+            "this key is required. Trains the dense network. Keys: "
+            f"{', '.join(keys_of(PhaseOptions))}. Or name a trained network's file: model.weights."
+        )
+        problems.append(Problem(("pretrain",), message))
     labels = "give it a 'label' of its own, or drop it."
     if recipe.prune is not None:
         variants = [getattr(method, "variant", "") for method in recipe.prune.methods]

@@ -67,8 +67,8 @@ class Recipe(Options):
     """The network."""
     objective: Annotated[Part, PartOf("objectives")]
     """Minimised in every phase: over weights, over scores, over the weights that are left."""
-    pretrain: PhaseOptions
-    """Trains the dense network."""
+    pretrain: PhaseOptions | None = None
+    """Trains the dense network; may be left out if ``model.weights`` names trained ones."""
     prune: PruneOptions | None = None
     """Learns what to keep; without it the run ends with the dense network."""
     finetune: PhaseOptions | None = None

@@ -16,13 +16,19 @@ ARCHITECTURES = {
 }
 
 
-def pruned(architecture: dict = DIGITS, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
+def pruned(
+    architecture: dict = DIGITS,
+    seed: int = 0,
+    *,
+    density: float = 0.1,
+    scores: str = "scaled_magnitude",
+) -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(seed)
     model = create_model(**architecture)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
-    masks = attach(model, density=0.1).bake()
+    masks = attach(model, density=density, scores=scores).bake()
     return model.eval(), masks
 
 

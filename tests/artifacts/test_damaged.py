@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import pickle
 import random
 from pathlib import Path
@@ -9,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustprune.artifacts.dense import KEY, load_model, read_metadata, read_model
+from robustprune.artifacts.container import KEY
+from robustprune.artifacts.reading import load_model, read_metadata, read_model
 from robustprune.errors import UsageError
 from tests.artifacts.nets import DIGITS, header, pruned
+from tests.artifacts.planted import Planted
 
 
 def rewritten(path: Path, change) -> None:
@@ -61,16 +62,6 @@ def test_a_flipped_bit_in_the_header_is_refused_or_changes_no_weight(path):
             for name, tensor in original.model.state_dict().items():
                 assert torch.equal(weights[name], tensor)
     assert refused > 0.8 * len(bits)
-
-
-class Planted:
-    """A pickle of it makes a folder when it is opened."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.target),))
 
 
 TORCHS = (torch.save, lambda file: torch.load(io.BytesIO(file.read_bytes()), weights_only=False))

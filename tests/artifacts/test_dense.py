@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import robustprune
-from robustprune.artifacts.dense import KEY, load_model, read_metadata, read_model, save_model
+from robustprune.artifacts.container import KEY
+from robustprune.artifacts.dense import save_model
+from robustprune.artifacts.reading import load_model, read_metadata, read_model
 from robustprune.masking import attach
 from robustprune.models import create_model
 from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, header, pruned
@@ -92,11 +94,11 @@ def test_saving_is_whole_or_not_at_all(path):
 def test_a_save_that_fails_halfway_leaves_the_old_file(path, monkeypatch):
     before = path.read_bytes()
 
-    def full_disk(tensors, file, metadata):
-        Path(file).write_bytes(b"half")
+    def full_disk(path, content):
+        path.open("wb").write(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("robustprune.artifacts.dense.save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_model(path, pruned(seed=1)[0], masks={}, metadata=document())
     assert path.read_bytes() == before
@@ -118,7 +120,7 @@ def test_a_network_with_a_mask_of_its_own_is_not_taken_for_a_pruned_one(tmp_path
             self.register_buffer("attn_mask", torch.tensor([1.0, 0.0]))
 
     model = Masked()
-    monkeypatch.setattr("robustprune.artifacts.dense.create_model", lambda **_: Masked())
+    monkeypatch.setattr("robustprune.artifacts.saved.create_model", lambda **_: Masked())
     masks = attach(model, density=0.5).bake()
     file = tmp_path / "model.safetensors"
     save_model(file, model, masks=masks, metadata=document())

@@ -245,7 +245,7 @@ def test_a_full_disk(command: Command, here: Path, monkeypatch: pytest.MonkeyPat
     def full(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device", "run/dense/model.safetensors")
 
-    monkeypatch.setattr("robustprune.artifacts.dense.save_file", full)
+    monkeypatch.setattr("robustprune.artifacts.container.save", full)
     said = command("run", tiny.write(here, DENSE), "--quiet", "--out", "run")
     assert_told(said, "the disk is full (run/dense/model.safetensors)", "resume")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustprune import objectives
-from robustprune.artifacts.dense import load_model, read_model
+from robustprune.artifacts.reading import load_model, read_model
 
 from ..pipeline import tiny
 from .conftest import Command

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from robustprune import __version__
-from robustprune.artifacts.dense import load_model, read_model
+from robustprune.artifacts.reading import load_model, read_model
 from robustprune.evaluators.accuracy import interval
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.results import measured

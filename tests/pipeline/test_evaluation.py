@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustprune.artifacts.dense import SavedModel, read_model
+from robustprune.artifacts.reading import read_model
+from robustprune.artifacts.saved import SavedModel
 from robustprune.errors import UsageError
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.evaluation import evaluate, parts_of

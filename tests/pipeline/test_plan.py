@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustprune.artifacts.dense import read_model
+from robustprune.artifacts.reading import read_model
 from robustprune.pipeline.plan import plan
 
 from . import tiny

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustprune as rp
-from robustprune.artifacts.dense import read_model
+from robustprune.artifacts.reading import read_model
 
 from . import tiny
 

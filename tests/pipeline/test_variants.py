@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustprune.artifacts.dense import load_model, read_model
+from robustprune.artifacts.reading import load_model, read_model
 from robustprune.errors import DivergedError
 from robustprune.models.normalize import Normalized
 from robustprune.training.loop import _PhaseRun

@@ -42,7 +42,7 @@ def objects(schema: Any) -> list[dict[str, Any]]:
 def test_it_is_plain_json_of_the_draft_it_names(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert json.loads(json.dumps(schema, allow_nan=False)) == schema
-    assert schema["required"] == ["name", "data", "model", "objective", "pretrain"]
+    assert schema["required"] == ["name", "data", "model", "objective"]
 
 
 def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:

@@ -1,0 +1,131 @@
+"""The model card: what a file holds, what was measured of it and how, and what is not claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustprune.artifacts.exports import Export
+from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.sizes import dense_bytes, information_bound
+from robustprune.files import write_text
+from robustprune.masking import prunable_layers
+
+_CERTIFICATES = ("ibp", "crown_ibp", "crown", "alpha_crown", "verified")
+_ATTACKS = ("pgd", "autoattack", "torchattacks")
+
+
+def card_path(export: Path) -> Path:
+    """``net.onnx`` has its card in ``net.onnx.md``."""
+    return export.with_name(f"{export.name}.md")
+
+
+def write_card(saved: SavedModel, export: Export) -> None:
+    """Write the card of an export beside it, from what the network's own file says."""
+    write_text(card_path(export.path), "\n".join(_lines(saved, export)) + "\n")
+
+
+def _lines(saved: SavedModel, export: Export) -> Iterator[str]:
+    about = saved.metadata
+    yield f"# {about.get('recipe', about['model']['name'])}: {about.get('network', 'network')}"
+    yield from ("", f"`{export.path.name}`, {export.bytes:,} bytes, format {export.format}.")
+    yield from export.notes
+    yield from ("", "## Network", "", *_network(saved))
+    yield from ("", "## Training", "", *_training(about))
+    yield from ("", "## Measured", "", *_measured(about))
+    yield from ("", "## Not claimed", "", *_limits(about))
+    yield from ("", "## Loading", "", *_loading(saved, export))
+
+
+def _network(saved: SavedModel) -> Iterator[str]:
+    model = saved.metadata["model"]
+    total = sum(layer.weight.numel() for layer in prunable_layers(saved.model).values())
+    kept = sum(int(mask.sum()) for mask in saved.masks.values()) if saved.masks else total
+    yield f"- Architecture: {_options(model)}"
+    yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
+    density = kept / max(total, 1)
+    yield f"- Weights kept: {kept:,} of {total:,} prunable ones, density {density:.4g}."
+    yield (
+        f"- Size: {dense_bytes(saved):,} bytes as dense tensors; what is kept and where takes "
+        f"{information_bound(saved):,.0f}."
+    )
+
+
+def _training(about: Mapping[str, Any]) -> Iterator[str]:
+    for label, key in (("Data", "data"), ("Objective", "objective"), ("Pruner", "pruner")):
+        if about.get(key):
+            yield f"- {label}: {_options(about[key])}"
+    if about.get("turnover") is not None:
+        yield f"- Turnover: {about['turnover']:.3f} of the kept weights were chosen by learning."
+    for label, key in (("Imported from", "imported"), ("Started from", "weights")):
+        found = about.get(key)
+        if found:
+            yield f"- {label}: {_options(found) if isinstance(found, Mapping) else found}"
+    if about.get("imported", {}).get("best_prec1") is not None:
+        yield "  (`best_prec1` is what that file says of itself; it was not measured here.)"
+    if "max_steps" in about:
+        yield f"- **Training was cut at {about['max_steps']} steps a phase.**"
+    if about.get("seed") is not None:
+        yield f"- Seed {about['seed']}; versions: {_options(about.get('versions') or {})}"
+    if not any(about.get(key) for key in ("objective", "imported", "weights")):
+        yield "- Not known: the file does not say how it was trained."
+
+
+def _measured(about: Mapping[str, Any]) -> Iterator[str]:
+    metrics = about.get("metrics") or {}
+    evaluators = {e.get("label") or e["name"]: e for e in about.get("evaluate") or []}
+    names = [name for name in metrics if f"{name}_n" in metrics]
+    if not names:
+        yield "Nothing was measured of this network, as far as its file says."
+        return
+    yield "On the first test images of the dataset, by the evaluators of its recipe:"
+    yield from ("", "| metric | value | 95 % interval | images | how |", "|---|---:|---|---:|---|")
+    for name in names:
+        interval = metrics.get(f"{name}_interval")
+        low_high = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        how = _options(evaluators.get(name) or {})
+        yield f"| {name} | {metrics[name]:.4g} | {low_high} | {metrics[f'{name}_n']} | {how} |"
+    if about.get("alarms"):
+        yield from ("", "**An attack broke images that a certificate verified: claim nothing.**")
+
+
+def _limits(about: Mapping[str, Any]) -> Iterator[str]:
+    names = {e["name"] for e in about.get("evaluate") or []}
+    measured = about.get("metrics") or {}
+    yield "- Robustness to anything but the attacks and balls above, or on other data."
+    if names & set(_ATTACKS) and measured:
+        yield "- Attacks bound robust accuracy from above: a stronger one may find more."
+    if not names & set(_CERTIFICATES) or not measured:
+        yield "- No bound on the network itself was computed: nothing is verified."
+    if "smoothing" in names and measured:
+        yield "- Smoothing certifies what it makes of the network, not the network itself."
+    yield "- Accuracy after conversion to another precision or runtime was not measured."
+
+
+def _loading(saved: SavedModel, export: Export) -> Iterator[str]:
+    yield "```python"
+    if export.path.suffix in (".pt", ".pth"):
+        name = saved.metadata["model"]["name"]
+        yield f'tensors = torch.load("{export.path.name}", weights_only=True)'
+        yield "model.load_state_dict(tensors, strict=True)"
+        yield f'# or: robustprune.load_model("{export.path.name}", name="{name}", …)'
+    else:
+        yield f'model = robustprune.load_model("{export.path.name}")'
+    yield "```"
+
+
+def _options(found: Mapping[str, Any]) -> str:
+    """``name, option value, …``; nothing that is left at None."""
+    pairs = [f"{k} {_shown(v)}" for k, v in found.items() if k != "name" and v not in (None, {})]
+    return ", ".join([*([str(found["name"])] if "name" in found else []), *pairs])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({_options(value)})"
+    if not isinstance(value, float):
+        return str(value)
+    steps = round(255 * value)  # of pixel values, in which radii are usually given
+    exact = 0 < steps < 255 and steps / 255 == value
+    return f"{steps}/255" if exact else f"{value:.6g}"

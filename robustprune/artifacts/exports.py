@@ -1,0 +1,132 @@
+"""Networks in the formats that others read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustprune.artifacts.container import write_safetensors
+from robustprune.artifacts.normalisation import folded
+from robustprune.artifacts.onnx import save_onnx
+from robustprune.artifacts.packed import Values, save_packed
+from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.state_dict import INSIDE, MEAN, STD
+from robustprune.errors import UsageError
+from robustprune.files import replacing
+from robustprune.models.normalize import Normalized
+
+Format = Literal["dense", "packed", "onnx"]
+Normalisation = Literal["fold", "inside"]
+
+SUFFIXES: dict[Format, tuple[str, ...]] = {
+    "dense": (".state.safetensors", ".safetensors", ".pt", ".pth"),
+    "packed": (".packed.safetensors", ".safetensors"),
+    "onnx": (".onnx",),
+}
+"""How a file's name may end in each format; first what is put behind a name that is not given."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        format: its format.
+        bytes: its size.
+        notes: what a reader of the file must know, a sentence each.
+    """
+
+    path: Path
+    format: Format
+    bytes: int
+    notes: tuple[str, ...]
+
+
+def export(
+    saved: SavedModel,
+    path: Path,
+    *,
+    format: Format,
+    values: Values = "fp32",
+    normalisation: Normalisation = "fold",
+) -> Export:
+    """Write a network in one of the formats.
+
+    Args:
+        saved: the network.
+        path: ends as `SUFFIXES` has it.
+        format: ``dense``, a plain state dict; ``packed``, about as small as what it keeps; or
+            ``onnx``, for other runtimes.
+        values: for ``packed``: how the weights of convolutions and linear layers are kept.
+        normalisation: for ``dense``, where the network normalises its images: ``fold`` that into
+            its first layer, or write the ``inside`` of it beside a stated mean and deviation.
+
+    Raises:
+        UsageError: the file's name does not end right, or the network cannot be written so.
+    """
+    if not path.name.endswith(SUFFIXES[format]):
+        raise UsageError(
+            f"{path}: a file of format '{format}' ends in {' or '.join(SUFFIXES[format])}."
+        )
+    if format == "packed":
+        save_packed(path, saved, values=values)
+        notes: tuple[str, ...] = () if values == "fp32" else (_HALF,)
+    elif format == "onnx":
+        notes = (_ONNX.format(save_onnx(path, saved)),)
+    else:
+        notes = _save_state_dict(path, saved, normalisation)
+    return Export(path, format, path.stat().st_size, notes)
+
+
+_HALF = (
+    "Weights of convolutions and linear layers are rounded to half precision: what was measured of "
+    "the network was measured before that."
+)
+_ONNX = (
+    "On random images the logits of ONNX Runtime differ from PyTorch's by at most {:.1e}. Input "
+    "'images', (batch, channels, height, width) in [0, 1]; output 'logits'; normalisation inside."
+)
+_INSIDE = (
+    "The network takes images in [0, 1] and normalises them itself: (x - normalize.mean) / "
+    "normalize.std, channel by channel, mean {} and deviation {}; the tensors of the network "
+    "behind that are called backbone.…"
+)
+_FOLDED = (
+    "The normalisation of the images is folded into layer '{}': the network takes images in [0, 1] "
+    "and gives the same logits up to rounding."
+)
+
+
+def _save_state_dict(path: Path, saved: SavedModel, how: Normalisation) -> tuple[str, ...]:
+    """Write the state dict alone, under the names that the field gives to its tensors."""
+    model, metadata = saved.model, dict(saved.metadata)
+    notes: tuple[str, ...] = ()
+    masked = set(saved.masks)
+    tensors: Mapping[str, Tensor] = model.state_dict()
+    if isinstance(model, Normalized):
+        mean, std = model.normalize.mean, model.normalize.std
+        if how == "inside":
+            tensors = {MEAN: mean, STD: std, **tensors}
+            shown = (mean.flatten().tolist(), std.flatten().tolist())
+            notes = (_INSIDE.format(*([round(v, 6) for v in values] for values in shown)),)
+        else:
+            bare, layer = folded(model, image_size=metadata["model"].get("image_size"))
+            tensors, notes = bare.state_dict(), (_FOLDED.format(layer),)
+            masked = {name.removeprefix(INSIDE) for name in masked}
+            identity = {"mean": [0.0] * mean.numel(), "std": [1.0] * mean.numel()}
+            metadata["model"] = {**metadata["model"], **identity}
+    document = metadata | {"layout": "state_dict", "masked": sorted(masked)}
+    if path.suffix == ".safetensors":
+        write_safetensors(path, tensors, json.dumps(document, sort_keys=True, allow_nan=False))
+    else:  # tensors and names only: torch.load takes it with weights_only
+        content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    return notes

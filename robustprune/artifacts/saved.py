@@ -1,0 +1,109 @@
+"""A network that was read from a file, whatever the file's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.errors import UsageError
+from robustprune.models import create_model
+from robustprune.seeding import fork
+
+_MOST = 8  # differences that are listed
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model file holds.
+
+    Attributes:
+        model: a plain network in eval mode, masks baked.
+        masks: the mask of each pruned parameter by its name; empty for a dense network.
+        metadata: architecture and provenance; ``metadata["model"]`` rebuilds the network.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def created(path: Path, architecture: Any) -> nn.Module:
+    """The network that a file says it holds, with weights that are about to be overwritten.
+
+    Args:
+        path: the file, for messages.
+        architecture: arguments of `create_model`, as anybody may have written them.
+
+    Raises:
+        UsageError: there is no such architecture.
+    """
+    try:
+        with fork(0, "read_model"):
+            return create_model(**architecture)
+    except UsageError:
+        raise
+    except Exception as error:  # of any constructor, about arguments of any kind
+        raise UsageError(f"{path} does not say which architecture it holds ({error}).") from None
+
+
+def rebuilt(
+    path: Path,
+    metadata: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    masks: dict[str, Tensor],
+    model: nn.Module | None = None,
+) -> SavedModel:
+    """The network of one of our files, its tensors held against its architecture.
+
+    Args:
+        path: the file, for messages.
+        metadata: its metadata.
+        weights: its state dict.
+        masks: boolean, by parameter name.
+        model: `created` from the metadata already, if it was.
+
+    Raises:
+        UsageError: the file is damaged; the differences are listed.
+    """
+    if model is None:
+        model = created(path, metadata.get("model"))
+    problems = differences(model.state_dict(), weights) + _wrong_masks(weights, masks)
+    if problems:
+        raise UsageError(f"{path} is damaged: {listed(problems)}.")
+    model.load_state_dict(weights)
+    return SavedModel(model.eval(), masks, metadata)
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """How the names and shapes of two state dicts differ, a phrase each."""
+    missing, foreign = expected.keys() - found.keys(), found.keys() - expected.keys()
+    return [
+        *(f"{name} is missing" for name in sorted(missing)),
+        *(f"{name} is not of this architecture" for name in sorted(foreign)),
+        *(
+            f"{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in expected
+            if name in found and found[name].shape != expected[name].shape
+        ),
+    ]
+
+
+def listed(problems: list[str]) -> str:
+    """The first few problems, and how many more there are."""
+    more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+    return "; ".join(problems[:_MOST]) + more
+
+
+def _wrong_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[str]:
+    problems = []
+    for name, mask in masks.items():
+        if name not in weights or weights[name].shape != mask.shape or mask.dtype != torch.bool:
+            problems.append(f"the mask of {name} does not fit")
+        elif bool(weights[name][~mask].count_nonzero()):
+            problems.append(f"{name} has weights that its mask has pruned")
+    return problems

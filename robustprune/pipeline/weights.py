@@ -1,0 +1,75 @@
+"""The weights that a recipe's network starts from, if it names some."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustprune.artifacts.reading import read_model
+from robustprune.errors import UsageError
+from robustprune.models import pretrained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustprune.recipe import Recipe
+
+
+def start_from(recipe: Recipe, model: nn.Module, architecture: dict[str, Any]) -> list[str]:
+    """Give a new network the weights that the recipe names, if it names some.
+
+    Args:
+        recipe: its ``model.weights``.
+        model: changed in place.
+        architecture: complete arguments of `create_model`, which it was built with.
+
+    Returns:
+        What the user should know about them, a sentence each.
+
+    Raises:
+        UsageError: they cannot be read, or do not fit; what differs is listed.
+    """
+    weights = recipe.model.weights
+    if weights is None:
+        return []
+    if weights == pretrained.NAME:
+        _check_classes(recipe, architecture)
+        pretrained.load_into(model, architecture)
+        return []
+    saved = read_model(Path(weights), architecture)
+    model.load_state_dict(saved.model.state_dict())
+    if not saved.masks:
+        return []
+    kept = sum(int(m.sum()) for m in saved.masks.values()) / sum(
+        m.numel() for m in saved.masks.values()
+    )
+    return [
+        f"{weights} is pruned to density {kept:.4g}: here it counts as a dense network, whose "
+        "zeros may be kept, and trained, again."
+    ]
+
+
+def _check_classes(recipe: Recipe, architecture: dict[str, Any]) -> None:
+    """Make sure that a last layer that has not been trained is going to be."""
+    found, wanted = pretrained.num_classes(recipe.model.name), architecture["num_classes"]
+    if recipe.pretrain is None and found not in (None, wanted):
+        raise UsageError(
+            f"model.weights: timm's weights of '{recipe.model.name}' tell {found} classes "
+            f"apart, and {wanted} are needed: its last layer has to be trained. "
+            "Add a 'pretrain:' phase."
+        )
+
+
+def origin(recipe: Recipe) -> dict[str, Any]:
+    """Where a recipe's weights come from, for the metadata of what is made of them."""
+    weights = recipe.model.weights
+    if weights is None:
+        return {}
+    if weights == pretrained.NAME:
+        return {"weights": weights}
+    try:
+        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{weights} cannot be read any more: {error.strerror}.") from None
+    return {"weights": {"file": Path(weights).name, "sha256": digest}}

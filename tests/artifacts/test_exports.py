@@ -1,0 +1,161 @@
+"""What others load: plain state dicts under the field's names, and what stands in a card."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from robustprune.artifacts.card import card_path, write_card
+from robustprune.artifacts.container import KEY
+from robustprune.artifacts.exports import SUFFIXES, export
+from robustprune.artifacts.reading import load_model, read_model
+from robustprune.artifacts.saved import SavedModel
+from robustprune.errors import UsageError
+from robustprune.models import backbones, create_model
+from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, pruned
+from tests.artifacts.test_packed import architecture
+
+VIT = {"name": "test_vit", "num_classes": 10, "in_chans": 3, "image_size": 160}
+
+
+def saved(options: dict = DIGITS) -> SavedModel:
+    return SavedModel(*pruned(options), document(options))
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize("name", [n for n in backbones() if n != "wrn_28_10"])
+def test_a_backbone_s_state_dict_is_loaded_strictly_by_the_plain_network(tmp_path, name, ending):
+    before, path = saved(architecture(name)), tmp_path / f"net{ending}"
+    written = export(before, path, format="dense")
+    assert (written.bytes, written.notes) == (path.stat().st_size, ())
+    tensors = torch.load(path, weights_only=True) if ending == ".pt" else load_file(path)
+    plain = create_model(**architecture(name)).eval()
+    plain.load_state_dict(tensors, strict=True)
+    for key, tensor in before.model.state_dict().items():
+        assert torch.equal(plain.state_dict()[key], tensor)
+
+
+def test_the_names_are_those_of_networks_written_by_others(tmp_path):
+    class Usual(nn.Module):
+        """The ends of the usual ResNet-18 for CIFAR, written as its users have it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 64, 3, bias=False)
+            self.linear = nn.Linear(512, 10)
+
+    path = tmp_path / "net.pt"
+    export(saved(architecture("resnet18_cifar")), path, format="dense")
+    tensors = torch.load(path, weights_only=True)
+    ends = {k: v for k, v in tensors.items() if k.split(".")[0] in ("conv1", "linear")}
+    Usual().load_state_dict(ends, strict=True)
+    assert len(tensors) == 122
+
+
+def test_a_safetensors_one_names_its_architecture_and_its_masks(tmp_path):
+    before, path = saved(), tmp_path / "net.safetensors"
+    export(before, path, format="dense")
+    after = read_model(path)
+    assert after.metadata == before.metadata
+    assert after.masks.keys() == before.masks.keys()
+    assert all(torch.equal(after.masks[name], mask) for name, mask in before.masks.items())
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load_model(path)(images), before.model(images))
+
+
+def test_a_normalising_network_is_folded_where_that_is_exact(tmp_path):
+    before, path = saved(VIT), tmp_path / "net.safetensors"
+    (note,) = export(before, path, format="dense").notes
+    assert "folded into layer 'patch_embed.proj'" in note
+    after = read_model(path)
+    assert after.metadata["model"] == {**VIT, "mean": [0.0] * 3, "std": [1.0] * 3}
+    assert not any(name.startswith("backbone.") for name in after.model.state_dict())
+    images = torch.rand(2, 3, 160, 160)
+    assert torch.allclose(after.model(images), before.model(images), atol=1e-5)
+    assert sum(int(m.sum()) for m in after.masks.values()) == sum(
+        int(m.sum()) for m in before.masks.values()
+    )
+
+
+def test_a_normalising_network_is_refused_or_written_with_its_statistics(tmp_path):
+    before, path = saved(ARCHITECTURES["normalised"]), tmp_path / "net.safetensors"
+    with pytest.raises(UsageError, match="no padding"):
+        export(before, path, format="dense")
+    assert list(tmp_path.iterdir()) == []
+    (note,) = export(before, path, format="dense", normalisation="inside").notes
+    assert "mean [0.5] and deviation [0.25]" in note
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load_model(path)(images), before.model(images))
+    export(before, tmp_path / "net.pt", format="dense", normalisation="inside")
+    tensors = torch.load(tmp_path / "net.pt", weights_only=True)
+    assert tensors["normalize.mean"].flatten().tolist() == [0.5]
+    assert "backbone.0.weight" in tensors
+    again = load_model(tmp_path / "net.pt", **ARCHITECTURES["normalised"])
+    assert torch.equal(again(images), before.model(images))
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("dense", "a.onnx"), ("packed", "a.pt"), ("onnx", "a")]
+)
+def test_a_name_that_does_not_end_right_is_refused(tmp_path, format, name):
+    with pytest.raises(UsageError, match=f"a file of format '{format}' ends in"):
+        export(saved(), tmp_path / name, format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"), [("masked", ["nothing"]), ("masked", 3), ("model", {"name": "cnn_digit"})]
+)
+def test_an_exported_state_dict_that_was_changed_is_refused(tmp_path, key, wrong):
+    path = tmp_path / "net.safetensors"
+    export(saved(), path, format="dense")
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()[KEY])
+    save_file(load_file(path), path, metadata={KEY: json.dumps({**document, key: wrong})})
+    with pytest.raises(UsageError):
+        read_model(path)
+
+
+def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
+    before = saved()
+    before.metadata.update(
+        recipe="my-recipe",
+        network="hydra-0.1",
+        seed=3,
+        data={"name": "digits", "root": None},
+        objective={"name": "trades", "eps": 8 / 255, "beta": 6.0},
+        evaluate=[{"name": "clean"}, {"name": "pgd", "eps": 0.1, "steps": 50, "label": None}],
+        metrics={"pgd": 0.4375, "pgd_n": 1000, "pgd_interval": [0.407, 0.468]},
+    )
+    written = export(before, tmp_path / "net.packed.safetensors", format="packed")
+    write_card(before, written)
+    text = card_path(written.path).read_text()
+    assert card_path(written.path).name == "net.packed.safetensors.md"
+    for line in (
+        "# my-recipe: hydra-0.1",
+        "- Objective: trades, eps 8/255, beta 6",
+        "- Data: digits",
+        "| pgd | 0.4375 | 0.407 to 0.468 | 1000 | pgd, eps 0.1, steps 50 |",
+        "- Attacks bound robust accuracy from above: a stronger one may find more.",
+        "- No bound on the network itself was computed: nothing is verified.",
+        'model = robustprune.load_model("net.packed.safetensors")',
+    ):
+        assert line in text.splitlines()
+    assert "2,947 of 29,472 prunable ones" in text
+
+
+def test_the_card_of_an_unknown_network_claims_nothing(tmp_path):
+    before = SavedModel(pruned()[0], {}, {"model": DIGITS})
+    written = export(before, tmp_path / "net.pt", format="dense")
+    write_card(before, written)
+    text = card_path(written.path).read_text()
+    assert "Nothing was measured of this network" in text
+    assert "Not known: the file does not say how it was trained." in text
+    assert 'torch.load("net.pt", weights_only=True)' in text
+
+
+def test_every_format_has_an_ending():
+    assert all(suffixes[0].startswith(".") for suffixes in SUFFIXES.values())

@@ -1,0 +1,182 @@
+"""Packed files: what goes in comes out to the bit, and the file is as small as it promises."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustprune.artifacts.packed import packed_bytes, read_packed, save_packed
+from robustprune.artifacts.reading import load_model, read_metadata, read_model
+from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.sizes import dense_bytes, information_bound
+from robustprune.errors import UsageError
+from robustprune.models import backbones
+from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, pruned
+from tests.artifacts.packed_reader import read_as_described
+
+OVERHEAD = 8 * 1024
+
+
+def architecture(name: str) -> dict:
+    grey = name == "cnn_digits"
+    shape = {"in_chans": 1, "image_size": 8} if grey else {"in_chans": 3, "image_size": 32}
+    return {"name": name, "num_classes": 10, **shape}
+
+
+def network(name: str, density: float) -> SavedModel:
+    return saved(architecture(name), density)
+
+
+def saved(options: dict = DIGITS, density: float = 0.1) -> SavedModel:
+    """Masked at random, which is the hardest to pack."""
+    model, masks = pruned(options, density=density, scores="random")
+    return SavedModel(model, masks, document(options))
+
+
+def assert_same(found: SavedModel, expected: SavedModel) -> None:
+    before, after = expected.model.state_dict(), found.model.state_dict()
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype
+        assert after[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+    assert found.masks.keys() == expected.masks.keys()
+    assert all(torch.equal(found.masks[name], mask) for name, mask in expected.masks.items())
+    assert found.metadata == expected.metadata
+    assert not found.model.training
+
+
+CASES = [
+    *((name, density) for name in backbones() for density in (0.1, 0.05, 0.01)),
+    *(("cnn_small", density) for density in (0.3, 0.5, 0.9, 1.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "density"), [c for c in CASES if c[0] != "wrn_28_10" or c[1] == 0.1]
+)
+def test_every_backbone_comes_back_to_the_bit_within_two_percent_of_the_bound(
+    tmp_path, name, density
+):
+    before, path = network(name, density), tmp_path / "net.safetensors"
+    save_packed(path, before)
+    size = path.stat().st_size
+    assert size <= 1.02 * information_bound(before) + OVERHEAD
+    assert packed_bytes(before) <= size <= packed_bytes(before) + 600
+    if name == "vgg16_bn_cifar" and density == 0.01:
+        assert size <= 0.014 * dense_bytes(before)
+    assert_same(read_packed(path), before)
+
+
+@pytest.mark.parametrize("options", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_it_is_a_model_file_like_any_other(tmp_path, options):
+    before, path = saved(options), tmp_path / "net.safetensors"
+    save_packed(path, before)
+    assert_same(read_model(path), before)
+    assert read_metadata(path) == before.metadata
+    images = torch.rand(2, options["in_chans"], *[options.get("image_size", 32)] * 2)
+    assert torch.equal(load_model(path)(images), before.model(images))
+
+
+def test_another_program_reads_what_the_description_says(tmp_path):
+    for number, options in enumerate([*ARCHITECTURES.values(), architecture("cnn_small_bn")]):
+        before, path = saved(options, density=(0.02, 0.4)[number % 2]), tmp_path / "net.safetensors"
+        save_packed(path, before)
+        metadata, tensors, masks = read_as_described(path)
+        assert metadata == json.loads(json.dumps(before.metadata))
+        for name, tensor in before.model.state_dict().items():
+            assert tensors[name].tobytes() == tensor.numpy().tobytes()
+        assert masks.keys() == before.masks.keys()
+        for name, mask in before.masks.items():
+            assert (masks[name] == mask.numpy()).all()
+
+
+def test_equal_networks_are_equal_files(tmp_path):
+    for name in ("one", "two"):
+        save_packed(tmp_path / name, saved())
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_dense_network_can_be_packed(tmp_path):
+    before = saved()
+    before.masks.clear()
+    torch.manual_seed(0)
+    for parameter in before.model.parameters():
+        nn.init.normal_(parameter)
+    save_packed(tmp_path / "net", before)
+    assert_same(read_packed(tmp_path / "net"), before)
+    assert (tmp_path / "net").stat().st_size < dense_bytes(before) + OVERHEAD
+
+
+def test_zeros_without_a_mask_take_no_room_and_are_no_mask(tmp_path):
+    before = saved(architecture("cnn_small"), 0.01)
+    masked = packed_bytes(before)
+    before.masks.clear()
+    save_packed(tmp_path / "net", before)
+    assert_same(read_packed(tmp_path / "net"), before)
+    assert (tmp_path / "net").stat().st_size < masked + 1000
+
+
+def test_a_kept_zero_is_kept(tmp_path):
+    before = saved()
+    name, mask = next(iter(before.masks.items()))
+    with torch.no_grad():
+        before.model.get_parameter(name)[mask] = 0
+    save_packed(tmp_path / "net", before)
+    assert_same(read_packed(tmp_path / "net"), before)
+
+
+def test_values_of_every_kind_come_back(tmp_path):
+    before = saved()
+    weight = before.model.get_parameter(next(iter(before.masks)))
+    with torch.no_grad():
+        kept = weight != 0
+        values = [-0.0, float("inf"), -float("inf"), float("nan"), 1e-45, 3.4e38]
+        weight[kept] = torch.tensor(values).repeat(100)[: int(kept.sum())]
+    save_packed(tmp_path / "net", before)
+    assert_same(read_packed(tmp_path / "net"), before)
+
+
+def test_half_precision_halves_the_values_and_nothing_else(tmp_path):
+    options = architecture("cnn_small_bn")
+    before, path = saved(options), tmp_path / "net.safetensors"
+    save_packed(path, before, values="fp16")
+    after = read_packed(path)
+    assert after.metadata == {**before.metadata, "values": "fp16"}
+    for name, tensor in before.model.state_dict().items():
+        expected = tensor.half().float() if name in before.masks else tensor
+        assert torch.equal(after.model.state_dict()[name], expected), name
+    assert path.stat().st_size < 0.65 * packed_bytes(before)
+
+
+def test_a_weight_beyond_half_precision_is_refused(tmp_path):
+    before = saved()
+    name, mask = next(iter(before.masks.items()))
+    with torch.no_grad():
+        before.model.get_parameter(name)[mask] = 70_000
+    with pytest.raises(UsageError, match=r"7e\+04, beyond the 65,504 of half precision. Keep fp32"):
+        save_packed(tmp_path / "net", before, values="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    before = saved()
+    before.model.register_buffer("phases", torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(UsageError, match=r"phases is of type torch.complex64"):
+        save_packed(tmp_path / "net", before)
+
+
+def test_the_bound_by_hand():
+    model = nn.Sequential(nn.Linear(4, 2, bias=True))
+    mask = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    found = information_bound(SavedModel(model, {"0.weight": mask}, {}))
+    # 2 kept of 8: 2 values of 4 bytes, 8·H(1/4) bits, and the bias
+    assert found == pytest.approx(8 + 8 * 0.8112781 / 8 + 8)
+
+
+def test_the_description_names_the_version():
+    from robustprune.artifacts import packed
+
+    text = (Path(packed.__file__).parent / "PACKED.md").read_text()
+    assert text.startswith(f"# The packed format, version {packed.VERSION}\n")

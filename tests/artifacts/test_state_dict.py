@@ -1,0 +1,127 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from robustprune.artifacts.reading import load_model, read_model
+from robustprune.artifacts.state_dict import fill, read_state_dict, read_tensors
+from robustprune.errors import UsageError
+from robustprune.models import create_model
+from tests.artifacts.nets import ARCHITECTURES, DIGITS, pruned
+
+BN = ARCHITECTURES["cnn_small_bn"]
+NORMALISED = ARCHITECTURES["normalised"]
+
+
+def state(architecture=BN):
+    return dict(pruned(architecture)[0].state_dict())
+
+
+def written(tmp_path, content, name="net.pt"):
+    path = tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+def assert_holds(model: nn.Module, tensors) -> None:
+    found = model.state_dict()
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.pth.tar", "net.bin", "net.safetensors"])
+def test_a_plain_state_dict_is_read_into_a_named_architecture(tmp_path, name):
+    path, tensors = written(tmp_path, state(), name), state()
+    saved = read_state_dict(path, BN)
+    assert_holds(saved.model, tensors)
+    assert (saved.masks, saved.metadata, saved.model.training) == ({}, {"model": BN}, False)
+    assert_holds(load_model(path, **BN), tensors)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_checkpoints_and_wrappers_prefixes_are_seen_through(tmp_path, key, prefix):
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in state().items()}
+    path = written(tmp_path, {"epoch": 3, key: wrapped})
+    assert_holds(read_state_dict(path, BN).model, state())
+
+
+def test_counters_of_batches_may_be_missing(tmp_path):
+    tensors = {k: v for k, v in state().items() if "num_batches" not in k}
+    path = written(tmp_path, tensors)
+    found = read_state_dict(path, BN).model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_normalising_network_takes_the_names_of_its_backbone_alone(tmp_path):
+    whole = state(NORMALISED)
+    bare = {name.removeprefix("backbone."): tensor for name, tensor in whole.items()}
+    for tensors in (whole, bare):
+        assert_holds(read_state_dict(written(tmp_path, tensors), NORMALISED).model, whole)
+
+
+def test_a_state_dict_that_normalises_otherwise_is_refused(tmp_path):
+    said = {"normalize.mean": torch.tensor([0.5]), "normalize.std": torch.tensor([0.25])}
+    path = written(tmp_path, state(NORMALISED) | said)
+    assert_holds(read_state_dict(path, NORMALISED).model, state(NORMALISED))
+    with pytest.raises(UsageError, match=r"normalises by normalize\.std \[0\.25\].*\[0\.5\]"):
+        read_state_dict(path, {**NORMALISED, "std": [0.5]})
+
+
+def test_every_difference_is_listed(tmp_path):
+    tensors = state()
+    tensors["more.weight"] = tensors.pop("9.bias")
+    tensors["0.weight"] = tensors["0.weight"][:, :1].clone()
+    with pytest.raises(UsageError) as error:
+        read_state_dict(written(tmp_path, tensors), BN)
+    for text in (
+        "does not fit model 'cnn_small_bn'",
+        "9.bias is missing",
+        "more.weight is not of this architecture",
+        "0.weight has shape (16, 1, 4, 4), not (16, 3, 4, 4)",
+    ):
+        assert text in str(error.value)
+
+
+def test_another_architecture_is_refused_in_a_few_words(tmp_path):
+    with pytest.raises(UsageError, match=r"does not fit model 'cnn_small_bn': .*; and \d+ more"):
+        read_state_dict(written(tmp_path, state(DIGITS)), BN)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds no state dict, but a list"),
+        ({}, "holds no state dict, but a mapping of nothing"),
+        ({"epoch": 3, "weights": {}}, "epoch, weights are no tensors"),
+        (torch.ones(3), "holds no state dict, but a Tensor"),
+        ({"state_dict": {}}, "holds no state dict, but a mapping of state_dict"),
+    ],
+    ids=str,
+)
+def test_what_is_no_state_dict_is_described(tmp_path, content, message):
+    with pytest.raises(UsageError, match=message):
+        read_tensors(written(tmp_path, content))
+
+
+def test_a_file_of_another_name_is_not_touched(tmp_path):
+    (tmp_path / "net.onxx").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"must end in: \.safetensors, \.pt"):
+        read_tensors(tmp_path / "net.onxx")
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_without_an_architecture_it_says_how_to_name_one(tmp_path, name):
+    with pytest.raises(UsageError, match=r"--arch NAME.*model: \{name: NAME, weights: FILE\}"):
+        read_model(written(tmp_path, state(), name))
+
+
+def test_filling_leaves_a_network_that_does_not_fit_as_it_was(tmp_path):
+    model = create_model(**BN)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UsageError):
+        fill(tmp_path, model, {"0.weight": torch.ones(1)}, name="cnn_small_bn")
+    assert_holds(model, before)
