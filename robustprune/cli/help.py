@@ -12,6 +12,7 @@ and what to judge it by; one command runs it.
   robustprune evaluate runs/…/model.safetensors   what a saved network withstands, by attacks
   robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
   robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
+  robustprune export runs/…/model.safetensors     a file as small as what is kept
 """
 
 RUN = """\
@@ -44,7 +45,7 @@ List what recipes can name. Without a family: every family. With one: every part
 
 SHOW = """\
 Show a recipe resolved (every option, defaults included), a model file (architecture, layers,
-densities, where it comes from), or a run folder (its table).
+densities, sizes, where it comes from and what was measured), or a run folder (its table).
 """
 
 EVALUATE = """\
@@ -83,6 +84,31 @@ Prints the clean, the verified and the PGD accuracy, and what the cheaper bounds
 exact robust accuracy is between verified and PGD. If PGD breaks a verified image, the certificates
 are unsound: that is said, and it exits 1.
 `robustprune list evaluators verified` shows every option.
+"""
+
+EXPORT = """\
+Write a network in a format for others, and a model card (Markdown) beside it.
+
+  robustprune export runs/quickstart/<id>/hydra-0.01/model.safetensors       packed: small, exact
+  robustprune export model.safetensors --values fp16                         smaller, rounded
+  robustprune export model.safetensors --format dense --out net.pt           a plain state dict
+  robustprune export model.safetensors --format onnx                         for other runtimes
+
+dense: the names that the field gives to a network's tensors, for strict=True; .pt or .safetensors.
+A network that normalises its images has that folded into its first layer where that is exact, and
+otherwise needs --normalisation inside. packed: the format is described in artifacts/PACKED.md of
+the package. robustprune reads all of them again; a .pt needs --arch.
+"""
+
+IMPORT_HYDRA = """\
+Turn a checkpoint of HYDRA's reference implementation into a model file that every command takes.
+
+  robustprune import-hydra model_best.pth.tar --density 0.1            with scores: k must be named
+  robustprune import-hydra model_best_dense.pth.tar --data cifar10     without: zeros are the mask
+  robustprune evaluate model_best.safetensors --data cifar10 --evaluator pgd:eps=8/255
+
+It is read as data: nothing in it is executed. The mask follows the reference's rule, which may keep
+one weight a layer more than robustprune's own at the same density.
 """
 
 SCHEMA = """\

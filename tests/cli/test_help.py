@@ -15,7 +15,8 @@ from robustprune.cli.parser import parser
 from ..pipeline import tiny
 from .conftest import Command
 
-COMMANDS = ["run", "check", "list", "show", "evaluate", "certify", "verify", "schema"]
+COMMANDS = ["run", "check", "list", "show", "evaluate", "certify", "verify"]
+COMMANDS += ["export", "import-hydra", "schema"]
 HEAVY = ["torch", "timm", "mlflow", "torchattacks", "accelerate", "sklearn", "pyarrow", "scipy"]
 
 _SCRIPT = """

@@ -1,0 +1,38 @@
+"""``robustprune import-hydra``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from robustprune.errors import UsageError
+from robustprune.tracking import Console
+
+
+def command(arguments: Namespace) -> None:
+    """Turn a checkpoint of HYDRA's reference implementation into a model file of ours."""
+    from robustprune.artifacts.dense import save_model
+    from robustprune.artifacts.hydra import read_hydra
+    from robustprune.cli.layers import layer_table
+    from robustprune.cli.opening import dataset
+
+    data = dataset(arguments.data, None)
+    saved = read_hydra(arguments.checkpoint, arch=arguments.arch, density=arguments.density)
+    out: Path = arguments.out or _beside(arguments.checkpoint)
+    metadata = dict(saved.metadata)
+    if data is not None:
+        metadata["data"] = {"name": data.registered_name}
+    try:
+        save_model(out, saved.model, masks=saved.masks, metadata=metadata)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {out}: {error.strerror}. Name another file: --out."
+        ) from None
+    console = Console()
+    console.table("prunable layers", *layer_table(saved))
+    console.info(f"written to {out}")
+
+
+def _beside(checkpoint: Path) -> Path:
+    """``net.pth.tar`` becomes ``net.safetensors``."""
+    return checkpoint.with_name(checkpoint.name.partition(".")[0] + ".safetensors")

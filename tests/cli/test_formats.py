@@ -1,0 +1,173 @@
+"""Bringing a network in, and shipping one: import-hydra, export, and files of others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from robustprune.artifacts.reading import read_model
+from robustprune.models import create_model
+from robustprune.pipeline import RunResult
+
+from ..artifacts.checkpoints import Reference
+from ..artifacts.planted import Planted
+from ..artifacts.test_hydra import reference
+from .conftest import Command
+
+DIGITS: dict[str, Any] = {"name": "cnn_digits", "in_chans": 1, "num_classes": 10, "image_size": 8}
+
+
+@pytest.fixture
+def pruned(small: RunResult, here: Path) -> Path:
+    path = here / "net.safetensors"
+    path.write_bytes((small.folder / "hydra-0.1" / "model.safetensors").read_bytes())
+    return path
+
+
+@pytest.fixture
+def plain(here: Path) -> Path:
+    torch.save(create_model(**DIGITS).state_dict(), here / "plain.pt")
+    return here / "plain.pt"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ([], "net.packed.safetensors"),
+        (["--format", "dense"], "net.state.safetensors"),
+        (["--format", "onnx"], "net.onnx"),
+        (["--format", "dense", "--out", "other.pt"], "other.pt"),
+    ],
+    ids=str,
+)
+def test_a_network_is_exported_with_a_card_and_judged_from_there(
+    command: Command, pruned: Path, small: RunResult, options: list[str], name: str
+) -> None:
+    said = command("export", pruned, *options)
+    assert (said.code, said.err) == (0, "")
+    assert f"written to {options[-1] if '--out' in options else pruned.with_name(name)}" in "".join(
+        said.out.split("\n")
+    )
+    assert (pruned.parent / f"{name}.md").read_text().startswith("# tiny: hydra-0.1\n")
+    arch = ["--arch", "cnn_digits", "--data", "digits"] if name.endswith(".pt") else []
+    judged = command("evaluate", pruned.parent / name, *arch, "--evaluator", "clean:samples=100")
+    assert (judged.code, judged.err) == (0, "")
+    assert f"{100 * small.network('hydra-0.1')['metrics']['clean']:.1f}" in judged.out
+
+
+def test_half_precision(command: Command, pruned: Path) -> None:
+    said = command("export", pruned, "--values", "fp16", "--out", "half.safetensors")
+    assert said.code == 0
+    assert "rounded to half precision" in said.out
+    assert read_model(Path("half.safetensors")).metadata["values"] == "fp16"
+
+
+def test_a_network_is_shown_with_its_sizes_and_its_metrics(command: Command, pruned: Path) -> None:
+    command("export", pruned)
+    shown = [command("show", path) for path in (pruned, "net.packed.safetensors")]
+    assert [said.code for said in shown] == [0, 0]
+    assert shown[0].out == shown[1].out
+    origin = yaml.safe_load(shown[0].out.split("prunable layers")[0])
+    assert origin["metrics"]["clean_n"] == 100
+    rows = {line.split()[0]: line.split() for line in shown[0].out.splitlines() if line.strip()}
+    assert rows["all"] == ["all", "2,947", "29,472", "0.09999"]
+    assert rows["dense"][1] == "118,312"
+    assert int(rows["packed"][1].replace(",", "")) < 16_000
+
+
+def test_a_checkpoint_of_the_reference_is_imported_and_judged(command: Command, here: Path) -> None:
+    options = {**DIGITS, "name": "cnn_small", "image_size": 28}
+    Reference("mnist_model", options).write(here / "best.pth.tar", prefix="module.")
+    said = command("import-hydra", "best.pth.tar", "--density", "0.1", "--data", "mnist")
+    assert (said.code, said.err) == (0, "")
+    assert "written to best.safetensors" in said.out
+    saved = read_model(here / "best.safetensors")
+    assert saved.metadata["data"] == {"name": "mnist"}
+    assert saved.metadata["imported"]["best_prec1"] == 51.25
+    shown = command("show", "best.safetensors")
+    assert "best_prec1: 51.25" in shown.out
+    exported = command("export", "best.safetensors")
+    assert exported.code == 0
+    assert "was not measured here" in (here / "best.packed.safetensors.md").read_text()
+
+
+def test_a_plain_state_dict_is_judged_under_a_named_architecture(
+    command: Command, plain: Path
+) -> None:
+    words = ["--data", "digits", "--samples", "20"]
+    for arch in ("cnn_digits", "{name: cnn_digits, num_classes: 10}"):
+        assert command("evaluate", plain, "--arch", arch, *words).code == 0
+    verified = command("verify", plain, "--arch", "cnn_digits", "--eps", "0.01", *words)
+    assert verified.code == 0
+    assert "verified" in verified.out
+    certified = command("certify", plain, "--arch", "cnn_digits", "--n", "100", *words)
+    assert certified.code == 0
+    shown = command("show", plain, "--arch", "cnn_digits", "--data", "digits")
+    assert "29,472" in shown.out
+
+
+def told(said: Any, *texts: str) -> None:
+    assert said.code == 2, said
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    for text in texts:
+        assert text in " ".join(said.err.split())
+
+
+def test_mistakes_about_files_of_others(command: Command, plain: Path, pruned: Path) -> None:
+    told(command("evaluate", plain), "does not name an architecture", "--arch NAME")
+    told(command("evaluate", plain, "--arch", "cnn_digit", "--data", "digits"), "cnn_digits")
+    told(command("evaluate", plain, "--arch", "cnn_digits"), "for how many classes", "--data")
+    told(command("evaluate", plain, "--arch", "{name: [", "--data", "digits"), "--arch")
+    told(
+        command("evaluate", plain, "--arch", "{name: cnn_digits, size: 3}", "--data", "digits"),
+        "--arch.size: unknown key 'size'",
+    )
+    told(
+        command("evaluate", plain, "--arch", "cnn_small", "--data", "digits"),
+        "does not fit model 'cnn_small'",
+        "5.weight has shape",
+    )
+    told(
+        command("evaluate", pruned, "--arch", "cnn_small", "--data", "digits"),
+        "name is 'cnn_digits' in the file and 'cnn_small' here",
+    )
+    told(command("evaluate", "nothing.pt"), "there is no model file nothing.pt")
+    told(command("evaluate", "cnn_small"), "has no pretrained weights", "Name a file of weights")
+    told(command("evaluate", "net.txt"), "there is no model file net.txt")
+
+
+def test_mistakes_about_exports(command: Command, pruned: Path, here: Path) -> None:
+    told(command("export", "none.safetensors"), "there is no model file")
+    told(command("export", pruned, "--out", pruned), "is the network itself")
+    told(command("export", pruned, "--out", "net.zip"), "ends in .packed.safetensors")
+    (here / "file").write_text("")
+    told(command("export", pruned, "--out", "file/net.packed.safetensors"), "cannot write")
+    assert command("export", pruned, "--format", "zip").code == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(command: Command, pruned: Path, here: Path) -> None:
+    (here / "locked").mkdir(mode=0o500)
+    told(command("export", pruned, "--out", "locked/a.packed.safetensors"), "Permission denied")
+
+
+def test_mistakes_about_checkpoints(command: Command, here: Path) -> None:
+    reference().write(here / "a.pth.tar")
+    told(command("import-hydra", "a.pth.tar"), "holds scores", "--density")
+    told(command("import-hydra", "a.pth.tar", "--density", "99"), "not in (0, 1]")
+    told(command("import-hydra", "a.pth.tar", "--density", "0.1", "--arch", "vgg"), "vgg16_bn")
+    told(command("import-hydra", "a.pth.tar", "--density", "0.1", "--data", "cifar"), "cifar10")
+    told(command("import-hydra", "none.pth.tar"), "there is no model file none.pth.tar")
+    target = here / "planted"
+    reference().write(here / "evil.pth.tar", optimizer=Planted(target))
+    told(command("import-hydra", "evil.pth.tar", "--density", "0.1"), "refused", "mkdir")
+    torch.save({"state_dict": Planted(target)}, here / "evil.pt")
+    told(command("evaluate", "evil.pt", "--arch", "cnn_digits", "--data", "digits"), "refused")
+    assert not target.exists()
+    assert sorted(path.name for path in here.iterdir()) == ["a.pth.tar", "evil.pt", "evil.pth.tar"]
