@@ -167,11 +167,19 @@ class Console:
         self._out.print(table, crop=False)
 
     @contextmanager
-    def progress(self, title: str, total: int, *, unit: str = "step") -> Iterator[Bar]:
+    def progress(
+        self, title: str, total: int, *, unit: str = "step", brief: bool = False
+    ) -> Iterator[Bar]:
         """Show a bar while the block runs; one line of it stays.
 
         In a terminal the bar moves. Elsewhere, and for a bar within a bar, a line is printed at
         the end and about every 30 s before.
+
+        Args:
+            title: what is done.
+            total: steps in all.
+            unit: what a step is called.
+            brief: no line stays: what the bar shows is told elsewhere, too.
         """
         moving = not self._quiet and not self._busy and self._out.is_terminal
         live = _live(self._out) if moving and not self._out.is_dumb_terminal else None
@@ -182,7 +190,8 @@ class Console:
                 yield bar
         finally:
             self._busy = self._busy and live is None
-            self.info(bar.line())
+            if not brief:
+                self.info(bar.line())
 
     def _complain(self, text: Text) -> None:
         # One terminal shows both streams: go through the bar's console, or the bar is torn.

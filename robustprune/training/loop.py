@@ -59,7 +59,8 @@ class Trainer:
         seed: the recipe's.
         console: where progress is shown.
         on_epoch: called with (phase, epochs finished, history) after an epoch has been saved.
-        max_steps: cut every phase after so many optimizer steps.
+        max_steps: cut every phase after so many optimizer steps, and each validation after as many
+            batches.
         memory_format: how batches of images are laid out.
     """
 
@@ -245,12 +246,22 @@ class _PhaseRun:
         # as at the phase's end, so that epochs of a ramp can be compared
         progress = self._progress(phase.epochs - 1, self.total - 1)
         names = (phase.network, phase.name, self.state.epoch, "validation")
-        with fork(trainer.seed, *names), eval_mode(self.model), phase.materialised():
-            for images, labels in source.ordered(phase.batch_size):
+        most = None if trainer.max_steps is None else trainer.max_steps * phase.batch_size
+        count = len(source) if most is None else min(most, len(source))
+        title = f"{phase.network} {phase.name} {self.state.epoch + 1}/{phase.epochs} validation"
+        progressing = trainer.console.progress(title, count, unit="image", brief=True)
+        with (
+            fork(trainer.seed, *names),
+            eval_mode(self.model),
+            phase.materialised(),
+            progressing as bar,
+        ):
+            for images, labels in source.ordered(phase.batch_size, limit=most):
                 with torch.enable_grad():  # objectives differentiate with respect to the images
                     images, labels = self._moved(images), labels.to(device)
                     loss = self.objective.validation_loss(self.model, images, labels, progress)
                 meter.add(float(loss.total.detach()), loss, labels)
+                bar.advance(len(labels), loss=meter.loss, accuracy=meter.accuracy)
         return {f"val_{name}": value for name, value in meter.means(None).items()}
 
     def _progress(self, epoch: int, step: int) -> Progress:

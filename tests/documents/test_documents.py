@@ -138,7 +138,8 @@ def test_commands_exist_with_their_options(document: str):
         elif program == "robustprune":
             arguments = parser().parse_args(words)
             assert callable(arguments.run), line
-            assert importlib.import_module(f"robustprune.cli.{words[0]}_command").command
+            module = words[0].replace("-", "_")
+            assert importlib.import_module(f"robustprune.cli.{module}_command").command
             recipe = getattr(arguments, "recipe", None)
             if recipe is not None and recipe.parts[0] == "recipes":
                 rp.load_recipe(ROOT / recipe, getattr(arguments, "overrides", []))

@@ -64,6 +64,19 @@ def test_a_long_bar_prints_about_every_30_seconds(monkeypatch: pytest.MonkeyPatc
     assert "20/20" in lines[-1]
 
 
+def test_a_brief_bar_leaves_no_line_unless_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    with Console(file=file).progress("validation", 2, brief=True) as bar:
+        bar.advance(2)
+    assert file.getvalue() == ""
+    clock = itertools.count(0, 20)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with Console(file=file).progress("validation", 2, brief=True) as bar:
+        bar.advance()
+        bar.advance()
+    assert file.getvalue().startswith("validation  ")
+
+
 def test_an_exception_still_leaves_the_line_and_passes() -> None:
     file = io.StringIO()
 

@@ -110,6 +110,13 @@ def test_objectives_that_repeat_take_as_many_steps_on_each_batch(tmp_path):
     assert len(validated) == EPOCHS * 3  # 10 validation images in batches of 4
 
 
+def test_a_cut_phase_validates_on_as_many_batches_as_it_trains_on(tmp_path):
+    model, phase = prepared("pretrain")
+    with toys.spied(type(BENIGN), "validation_loss") as validated:
+        trainer(BENIGN, max_steps=1).run(phase, model, state_file(tmp_path))
+    assert len(validated) == 1  # of 3
+
+
 def test_progress_counts_epochs_steps_and_the_fraction(tmp_path):
     seen: list[Progress] = []
 
