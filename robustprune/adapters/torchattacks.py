@@ -7,6 +7,7 @@ modules back. Random starts draw from the global generator, which the caller for
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from robustprune.adapters.library import load
@@ -148,6 +149,7 @@ def check_arguments(attack: str, arguments: dict[str, Any]) -> None:
             raise UsageError(f"torchattacks.{attack} has no argument '{argument}'.{hint}")
 
 
+@cache
 def _parameters(attack: str) -> list[str]:
     names = attack_names()
     if attack not in names:
@@ -161,6 +163,8 @@ def _parameters(attack: str) -> list[str]:
 def _contiguous(model: nn.Module) -> nn.Module:
     from robustprune.adapters.layout import ContiguousGradients
 
+    if all(parameter.is_contiguous() for parameter in model.parameters()):
+        return model
     return ContiguousGradients(model)
 
 

@@ -62,5 +62,5 @@ class _MaskedWeight(torch.autograd.Function):
         weight, scores, mask = ctx.saved_tensors
         needs_weight, needs_scores, _ = ctx.needs_input_grad
         grad_weight = torch.where(mask, grad, 0.0) if needs_weight else None
-        grad_scores = grad * weight * scores.sign() if needs_scores else None
+        grad_scores = (grad * weight).mul_(scores.sign()) if needs_scores else None
         return grad_weight, grad_scores, None

@@ -139,7 +139,9 @@ class _PhaseRun:
     def run(self) -> list[dict[str, float]]:
         accelerator = self.trainer.accelerator
         prepared = accelerator.prepare(BatchObjective(self.model, self.objective), self.optimizer)
-        self.module, self.stepper = prepared
+        self.module, stepper = prepared
+        # without loss scaling accelerate's wrapper adds nothing but time to a step
+        self.stepper = self.optimizer if accelerator.scaler is None else stepper
         while self.state.epoch < self.phase.epochs and self.state.step < self.total:
             self._epoch()
         accelerator.free_memory()

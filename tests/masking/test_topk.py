@@ -44,6 +44,14 @@ def test_the_way_through_numpy_and_the_one_through_torch_agree():
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_signs_zeros_and_infinities_are_ordered_as_numbers_are(dtype):
+    importance = torch.tensor([-1, 2, -0.0, 0, -3, torch.inf, 5e-324, 1, -torch.inf], dtype=dtype)
+    for values in (importance, importance.abs()):
+        for kept in range(10):
+            assert torch.equal(keep_largest(values, kept), by_sorting(values, kept))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_ties_go_to_the_lower_row_major_index(dtype):
     importance = torch.tensor([[1, 2, 2], [2, 0, 2]], dtype=dtype)
