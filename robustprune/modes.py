@@ -17,10 +17,14 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     Each module gets its own mode back, so a network some of whose layers are kept in eval mode
     on purpose stays so (`model.train()` would switch all of them).
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:  # smoothing comes here once for each 100 samples, and then there are none
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in model.modules():
+            if module.training:
+                module.training = False
+        for module in training:
+            module.training = True

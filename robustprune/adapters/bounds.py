@@ -33,6 +33,9 @@ METHODS: dict[Method, str] = {
 }
 """The library's names of the bounds, from the cheapest and loosest to the dearest and tightest."""
 
+_COMPUTED = ("linear", "lower", "upper", "interval", "forward_value", "lA", "uA", "d", "lower_d")
+"""Where the library's nodes keep what they compute."""
+
 TOLERANCE = 1e-5
 """A margin is certified above this share of the logits' scale: bounds are sound up to float32."""
 
@@ -79,7 +82,7 @@ class Bounds:
         self._hand_over(model)
         with _at_work(images):
             logits: Tensor = self._graph(images.contiguous())
-        self._graph._clear_and_set_new(None)
+        self._forget()
         return logits
 
     def margins(
@@ -112,6 +115,29 @@ class Bounds:
         rows = self.contrasts(labels).to(images)
         return self.linear(model, images, rows, eps=eps, method=method, iterations=iterations)
 
+    def interval_and_linear(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """IBP's margins and CROWN-IBP's, which begins with the former, from one pass.
+
+        See `margins` for the arguments, and for what each of the two is.
+        """
+        rows = self.contrasts(labels).to(images)
+        with self._computing(model, images, eps, "crown_ibp") as ball:
+            linear, _ = self._graph.compute_bounds(
+                x=(ball,), C=rows, method=METHODS["crown_ibp"], bound_upper=False
+            )
+            interval = self._graph.ibp_lower
+        return interval, linear
+
+    def interval(
+        self, model: nn.Module, images: Tensor, rows: Tensor, *, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """IBP's lower and upper bounds on linear functions of the logits; see `linear`."""
+        with self._computing(model, images, eps, "ibp") as ball:
+            lower, upper = self._graph.compute_bounds(x=(ball,), C=rows, method=METHODS["ibp"])
+        return lower, upper
+
     def linear(
         self,
         model: nn.Module,
@@ -127,35 +153,49 @@ class Bounds:
         ``rows``, ``(n, functions, classes)``, are their coefficients; it returns
         ``(n, functions)``.
         """
-        optimised = method == "alpha_crown"
-        self._hand_over(model, detached=optimised)
-        images = images.detach().contiguous()
-        lower, upper = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
-        norm = self._library.PerturbationLpNorm(norm=float("inf"), eps=eps, x_L=lower, x_U=upper)
-        ball = self._library.BoundedTensor(images, norm)
         bound: Tensor
-        with (
-            _at_work(images),
-            named(self._library, self._twin, self._image, bound=METHODS[method]),
-        ):
-            refuse_wrong(self._graph, bound=METHODS[method])
-            if optimised:
+        with self._computing(model, images, eps, method) as ball:
+            if method == "alpha_crown":
                 bound = optimise(self._graph, ball, rows, iterations=iterations)
             else:
                 bound, _ = self._graph.compute_bounds(
                     x=(ball,), C=rows, method=METHODS[method], bound_upper=False
                 )
-        self._graph._clear_and_set_new(None)  # what a step has computed is not kept beyond it
         return bound
+
+    @contextmanager
+    def _computing(
+        self, model: nn.Module, images: Tensor, eps: float, method: Method
+    ) -> Iterator[Tensor]:
+        """The network's tensors handed over, and the images' ball, for one use of the graph."""
+        self._hand_over(model, detached=method == "alpha_crown")
+        images = images.detach().contiguous()
+        lower, upper = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
+        norm = self._library.PerturbationLpNorm(norm=float("inf"), eps=eps, x_L=lower, x_U=upper)
+        with (
+            _at_work(images),
+            named(self._library, self._twin, self._image, bound=METHODS[method]),
+        ):
+            refuse_wrong(self._graph, bound=METHODS[method])
+            yield self._library.BoundedTensor(images, norm)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what was computed, so that no step's graph is kept beyond it.
+
+        The library clears itself when it is used next; its own way takes as long as a small layer.
+        """
+        self._graph.ibp_lower = self._graph.ibp_upper = None
+        for node in self._graph._modules.values():
+            for name in _COMPUTED:
+                vars(node).pop(name, None)
 
     def contrasts(self, labels: Tensor) -> Tensor:
         """Rows ``e_y - e_j`` for each j other than y: ``(n, classes - 1, classes)``, on the CPU."""
         classes = self.num_classes  # the graph's own final_shape is that of the last bound
-        labels = labels.cpu()
         one = torch.eye(classes)
-        rows = one[labels].unsqueeze(1) - one
-        others = ~torch.nn.functional.one_hot(labels, classes).bool()
-        return rows[others].view(len(labels), classes - 1, classes)
+        every = (one[:, None] - one[None])[~one.bool()].view(classes, classes - 1, classes)
+        return every[labels.cpu()]
 
     def _hand_over(self, model: nn.Module, *, detached: bool = False) -> None:
         for leaf in self._leaves:

@@ -37,8 +37,7 @@ def cross_entropy_bound(
         eps: radius of the ℓ∞ ball; [0, 1] pixel range.
     """
     contrasts = bounds.contrasts(labels).to(images)  # rows f_y - f_j = -d_j
-    high = -bounds.linear(model, images, contrasts, eps=eps, method="ibp")
-    low = bounds.linear(model, images, -contrasts, eps=eps, method="ibp")
+    high, low = (-bound for bound in bounds.interval(model, images, contrasts, eps=eps))
     shift = high.detach().amax(1, keepdim=True).clamp_min(0)  # or exp overflows
     top, bottom = (high - shift).exp(), (low - shift).exp()
     wide = high - low > NARROW

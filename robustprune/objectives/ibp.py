@@ -95,9 +95,9 @@ class CrownIbp(IntervalTraining):
         if beta == 0:
             return super().robust(model, images, labels, eps=eps, factor=factor)
         bounds = self.bounds(model, images)
-        interval = bounds.margins(model, images, labels, eps=eps, method="ibp")
         if self.fusion:
+            interval = bounds.margins(model, images, labels, eps=eps, method="ibp")
             linear = cross_entropy_bound(bounds, model, images, labels, eps=eps).mean()
             return beta * linear + (1 - beta) * robust_cross_entropy(interval)
-        linear = bounds.margins(model, images, labels, eps=eps, method="crown_ibp")
+        interval, linear = bounds.interval_and_linear(model, images, labels, eps=eps)
         return robust_cross_entropy(beta * linear + (1 - beta) * interval)

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from robustprune import datasets
-from robustprune.errors import InvalidError
+from robustprune.datasets import create, digits
 
 
-def test_the_split_is_the_documented_one():
-    splits = datasets.create("digits").load(seed=0)
-    assert (len(splits.train), len(splits.test)) == (1437, 360)
-    known = load_digits()
-    assert torch.equal(splits.test.images[0, 0], torch.tensor(known.images[1437]).float() / 16)
-    assert torch.equal(splits.train.labels, torch.tensor(known.target[:1437]))
-    assert torch.equal(splits.test.labels.unique(), torch.arange(10))
+@pytest.fixture(autouse=True)
+def anew() -> None:
+    digits._rows.cache_clear()
 
 
-def test_a_root_is_refused():
-    with pytest.raises(InvalidError, match="leave out 'root'"):
-        datasets.create("digits", root="data")
+@pytest.mark.parametrize("by_file", [True, False])
+@pytest.mark.parametrize(("train", "first", "last"), [(True, 0, 1437), (False, 1437, 1797)])
+def test_they_are_scikit_learn_s_own(
+    monkeypatch: pytest.MonkeyPatch, by_file: bool, train: bool, first: int, last: int
+) -> None:
+    if not by_file:  # as if its files lay elsewhere
+        find = importlib.util.find_spec
+        hidden = lambda name, *rest: None if name == "sklearn" else find(name, *rest)  # noqa: E731
+        monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    source, theirs = create("digits").open(train=train), load_digits()
+    pixels = torch.from_numpy(theirs.images[first:last]).float() / 16
+    assert torch.equal(source.images, pixels[:, None])
+    assert source.labels.tolist() == theirs.target[first:last].tolist()
