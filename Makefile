@@ -1,12 +1,13 @@
 # make demo    set everything up and run the main job on embedded data
 # make test    set everything up and pass the tests
 # make lint    ruff, mypy and the import contract
+# make bench   what speed is measured by; half an hour on a quiet machine
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -20,6 +21,15 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/certify.py
+	$(BIN)/python benchmarks/bounds.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/step.py --models cnn_small cnn_large
+	$(BIN)/python benchmarks/step.py --models vgg16_bn_cifar resnet18_cifar wrn_28_4 \
+		--objectives trades --phases prune --channels-last --label step-large
 
 setup: $(READY)
 
