@@ -188,7 +188,8 @@ def reference(arguments: argparse.Namespace, model: str, density: float) -> Step
 def alone(arguments: argparse.Namespace) -> float:
     """By how many MiB one side's steps raise this process's peak."""
     side, model, objective, phase, density = json.loads(arguments.alone)
-    torch.randn(512, 512) @ torch.randn(512, 512)  # threads and libraries take their own
+    floor(arguments, "cnn_small", objective)()  # threads and libraries take their own
+    importlib.import_module("torchattacks")
     peak = Peak()
     if side == "ours":
         ours(arguments, model, objective, phase, density, 2, {})

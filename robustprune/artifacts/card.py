@@ -46,6 +46,8 @@ def _network(saved: SavedModel) -> Iterator[str]:
     yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
     density = kept / max(total, 1)
     yield f"- Weights kept: {kept:,} of {total:,} prunable ones, density {density:.4g}."
+    if saved.metadata.get("values") == "fp16":
+        yield "- Its weights were rounded to half precision after what is said below was measured."
     yield (
         f"- Size: {dense_bytes(saved):,} bytes as dense tensors; what is kept and where takes "
         f"{information_bound(saved):,.0f}."

@@ -35,9 +35,12 @@ def open_safetensors(path: Path) -> Any:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: str) -> None:
     """Write a file, whole or not at all, with our key of metadata."""
-    content = save(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {KEY: metadata}
-    )
+    own: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        tied = any(plain.data_ptr() == other.data_ptr() for other in own.values() if other.numel())
+        own[name] = plain.clone() if tied else plain  # the format has no tensors that share memory
+    content = save(own, {KEY: metadata})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 

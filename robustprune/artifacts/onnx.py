@@ -86,6 +86,8 @@ def read_onnx(path: Path) -> SavedModel:
     try:
         proto = onnx.load(path, load_external_data=False)
         known = {entry.key: entry.value for entry in proto.metadata_props}
+        if any(tensor.external_data for tensor in proto.graph.initializer):
+            raise ValueError("its tensors are in other files, which are not read")
         tensors = {t.name: _tensor(onnx, t) for t in proto.graph.initializer}
     except Exception as error:  # of protobuf, about bytes of any kind
         raise UsageError(f"{path} is not a whole ONNX file ({error}).") from None

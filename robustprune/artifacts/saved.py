@@ -80,7 +80,10 @@ def rebuilt(
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """How the names and shapes of two state dicts differ, a phrase each."""
+    """How the names, shapes and kinds of type of two state dicts differ, a phrase each.
+
+    A float may have another precision; whole numbers, complex ones and floats are kinds.
+    """
     missing, foreign = expected.keys() - found.keys(), found.keys() - expected.keys()
     return [
         *(f"{name} is missing" for name in sorted(missing)),
@@ -90,7 +93,16 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
             for name in expected
             if name in found and found[name].shape != expected[name].shape
         ),
+        *(
+            f"{name} is of type {found[name].dtype}, not {expected[name].dtype}"
+            for name in expected
+            if name in found and _kind(found[name]) != _kind(expected[name])
+        ),
     ]
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def listed(problems: list[str]) -> str:

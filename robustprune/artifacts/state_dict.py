@@ -52,11 +52,11 @@ def state_dict_of(path: Path, content: Any) -> dict[str, Tensor]:
         held = next(holders, content)
     if not isinstance(held, Mapping) or not held:
         raise UsageError(f"{path} holds no state dict, but {_described(content)}.")
-    others = [str(name) for name, value in held.items() if not isinstance(value, Tensor)]
+    others = [str(name) for name, value in held.items() if not _is_plain(value)]
     if others:
         raise UsageError(
-            f"{path} holds no state dict: {', '.join(others[:5])} are no tensors. It may hold it "
-            f"under one of the keys {', '.join(_HOLDERS)}."
+            f"{path} holds no state dict: {', '.join(others[:5])} are no plain tensors (dense, not "
+            f"quantised). It may hold it under one of the keys {', '.join(_HOLDERS)}."
         )
     return unwrapped({str(name): value for name, value in held.items()})
 
@@ -148,7 +148,10 @@ def _inside(path: Path, model: Normalized, tensors: dict[str, Tensor]) -> dict[s
     """The backbone's part of a state dict that may say how its images are normalised."""
     for name, own in ((MEAN, model.normalize.mean), (STD, model.normalize.std)):
         said = tensors.pop(name, None)
-        if said is not None and not torch.allclose(said.float().flatten(), own.flatten()):
+        if said is None:
+            continue
+        same = said.numel() == own.numel() and said.is_floating_point()
+        if not (same and torch.allclose(said.float().flatten(), own.flatten())):
             raise UsageError(
                 f"{path} normalises by {name} {said.flatten().tolist()}, and the model by "
                 f"{own.flatten().tolist()}. Set the model's 'mean' and 'std' to the file's."
@@ -156,6 +159,15 @@ def _inside(path: Path, model: Normalized, tensors: dict[str, Tensor]) -> dict[s
     if tensors and all(name.startswith(INSIDE) for name in tensors):
         return {name.removeprefix(INSIDE): value for name, value in tensors.items()}
     return tensors
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def _described(content: Any) -> str:

@@ -35,6 +35,20 @@ def test_a_network_comes_back_to_the_bit(tmp_path, architecture):
     assert not any(module.training for module in saved.model.modules())
 
 
+def test_tensors_that_share_memory_are_written_one_by_one(tmp_path, monkeypatch):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.two.weight = self.one.weight
+
+    model = Tied()
+    monkeypatch.setattr("robustprune.artifacts.saved.create_model", lambda **_: Tied())
+    save_model(tmp_path / "tied.safetensors", model, masks={}, metadata=document())
+    found = read_model(tmp_path / "tied.safetensors").model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_a_dense_network_has_no_masks(tmp_path):
     model = create_model(**DIGITS)
     save_model(tmp_path / "dense.safetensors", model, masks={}, metadata=document())

@@ -147,6 +147,14 @@ def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
     assert "2,947 of 29,472 prunable ones" in text
 
 
+def test_the_card_of_a_rounded_network_says_so_whatever_it_is_exported_to(tmp_path):
+    export(saved(), tmp_path / "half.safetensors", format="packed", values="fp16")
+    half = read_model(tmp_path / "half.safetensors")
+    written = export(half, tmp_path / "again.safetensors", format="packed")
+    write_card(half, written)
+    assert "were rounded to half precision after" in card_path(written.path).read_text()
+
+
 def test_the_card_of_an_unknown_network_claims_nothing(tmp_path):
     before = SavedModel(pruned()[0], {}, {"model": DIGITS})
     written = export(before, tmp_path / "net.pt", format="dense")

@@ -5,6 +5,7 @@ import torch
 
 from robustprune.artifacts.hydra import ARCHITECTURES, architecture_name, read_hydra, reference_mask
 from robustprune.errors import UsageError
+from robustprune.models.factory import default_normalisation
 from tests.artifacts.checkpoints import Reference
 from tests.artifacts.planted import Planted
 
@@ -113,6 +114,11 @@ def test_classes_are_counted(tmp_path):
     assert saved.model(torch.rand(1, 3, 32, 32)).shape == (1, 7)
 
 
+def test_imagenet_s_statistics_are_the_usual_ones():
+    mean, std = default_normalisation("resnet50", 3)
+    assert (ARCHITECTURES["ResNet50"]["mean"], ARCHITECTURES["ResNet50"]["std"]) == (mean, std)
+
+
 def test_names_are_the_reference_s_or_ours():
     assert architecture_name("cnn_small") == "cifar_model"
     assert architecture_name("vgg16_bn_cifar") == "vgg16_bn"
@@ -165,8 +171,8 @@ def test_a_state_dict_that_does_not_fit_is_refused(tmp_path, change, message):
         ({"arch": "vgg16_bn"}, {"density": 0.1}, "does not fit model 'vgg16_bn_cifar'"),
         (
             {"scores": False, "density": 0.5},
-            {"density": 0.1},
-            "has 384 zeros of 768 .* asks for 691",
+            {"density": 0.49},
+            "has 384 zeros of 768 .* asks for 391",
         ),
         ({"state_dict": {"0.weight": torch.ones(2)}}, {"density": 0.1}, "holds no linear layer"),
     ],

@@ -112,7 +112,9 @@ def test_a_file_of_others_or_a_damaged_one_is_refused(digits, tmp_path, change):
         read_onnx(rewritten(digits, tmp_path, change))
 
 
-def test_other_files_are_never_read_on_behalf_of_one(digits, tmp_path):
+def test_other_files_are_never_read_on_behalf_of_one(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     def elsewhere(proto):
         tensor = proto.graph.initializer[0]
         tensor.ClearField("raw_data")
@@ -120,8 +122,8 @@ def test_other_files_are_never_read_on_behalf_of_one(digits, tmp_path):
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "secret.bin"
 
-    (tmp_path / "secret.bin").write_bytes(bytes(10_000))
-    with pytest.raises(UsageError):
+    (tmp_path / "secret.bin").write_bytes(bytes(32 * 25 * 4))
+    with pytest.raises(UsageError, match="in other files, which are not read"):
         read_onnx(rewritten(digits, tmp_path, elsewhere))
 
 

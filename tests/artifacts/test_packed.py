@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustprune.artifacts.packed import packed_bytes, read_packed, save_packed
+from robustprune.artifacts.dense import save_model
+from robustprune.artifacts.packed import is_packed, packed_bytes, read_packed, save_packed
 from robustprune.artifacts.reading import load_model, read_metadata, read_model
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound
@@ -90,6 +91,15 @@ def test_another_program_reads_what_the_description_says(tmp_path):
         assert masks.keys() == before.masks.keys()
         for name, mask in before.masks.items():
             assert (masks[name] == mask.numpy()).all()
+
+
+def test_a_dense_file_that_speaks_of_packed_ones_is_a_dense_one(tmp_path):
+    before = saved()
+    before.metadata["recipe"] = "packed"
+    path = tmp_path / "net.safetensors"
+    save_model(path, before.model, masks=before.masks, metadata=before.metadata)
+    assert not is_packed(path)
+    assert_same(read_model(path), before)
 
 
 def test_equal_networks_are_equal_files(tmp_path):

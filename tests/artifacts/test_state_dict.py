@@ -119,6 +119,37 @@ def test_without_an_architecture_it_says_how_to_name_one(tmp_path, name):
         read_model(written(tmp_path, state(), name))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to_sparse(), "0.weight are no plain tensors"),
+        (lambda t: t.to("meta"), "0.weight are no plain tensors"),
+        (lambda t: t.to(torch.complex64), "0.weight is of type torch.complex64, not torch.float32"),
+        (lambda t: t.long(), "0.weight is of type torch.int64, not torch.float32"),
+    ],
+)
+def test_tensors_that_are_no_dense_floats_are_refused(tmp_path, change, message):
+    tensors = state()
+    tensors["0.weight"] = change(tensors["0.weight"])
+    with pytest.raises(UsageError, match=message):
+        read_state_dict(written(tmp_path, tensors), BN)
+
+
+def test_half_precision_is_read_as_it_is_meant(tmp_path):
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state().items()}
+    found = read_state_dict(written(tmp_path, halves), BN).model.state_dict()
+    assert all(
+        torch.equal(found[name], half.to(found[name].dtype)) for name, half in halves.items()
+    )
+
+
+@pytest.mark.parametrize("mean", [[0.5, 0.5], [], [float("nan")], [1]])
+def test_statistics_of_another_kind_are_refused(tmp_path, mean):
+    said = {"normalize.mean": torch.tensor(mean)}
+    with pytest.raises(UsageError, match=r"normalises by normalize\.mean"):
+        read_state_dict(written(tmp_path, state(NORMALISED) | said), NORMALISED)
+
+
 def test_filling_leaves_a_network_that_does_not_fit_as_it_was(tmp_path):
     model = create_model(**BN)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
