@@ -96,7 +96,7 @@ def test_another_architecture_is_refused_in_a_few_words(tmp_path):
     [
         ([1, 2], "holds no state dict, but a list"),
         ({}, "holds no state dict, but a mapping of nothing"),
-        ({"epoch": 3, "weights": {}}, "epoch, weights are no tensors"),
+        ({"epoch": 3, "weights": {}}, "epoch, weights are no plain tensors"),
         (torch.ones(3), "holds no state dict, but a Tensor"),
         ({"state_dict": {}}, "holds no state dict, but a mapping of state_dict"),
     ],
