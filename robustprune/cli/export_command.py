@@ -19,7 +19,7 @@ def command(arguments: Namespace) -> None:
     saved = open_model(arguments)
     suffix = SUFFIXES[arguments.format][0]
     out: Path = arguments.out or _named(arguments.model, suffix)
-    if out.exists() and out.samefile(arguments.model):
+    if out.exists() and arguments.model.exists() and out.samefile(arguments.model):
         raise UsageError(f"{out} is the network itself. Name another file with --out.")
     try:
         written = export(

@@ -19,6 +19,8 @@ def command(arguments: Namespace) -> None:
     data = dataset(arguments.data, None)
     saved = read_hydra(arguments.checkpoint, arch=arguments.arch, density=arguments.density)
     out: Path = arguments.out or _beside(arguments.checkpoint)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: a model file ends in .safetensors. Name another file: --out.")
     metadata = dict(saved.metadata)
     if data is not None:
         metadata["data"] = {"name": data.registered_name}

@@ -274,7 +274,8 @@ class _Run:
             entry["alarms"] = found
             self.console.error(soundness.describe(name, found))
         self._write()
-        annotate(self.folder.model(name), metrics=entry["metrics"])
+        facts = {"metrics": entry["metrics"], **({"alarms": found} if found else {})}
+        annotate(self.folder.model(name), **facts)
         self.tracker.artifact(name, self.folder.model(name))
         self.tracker.metrics(name, final_metrics(entry))
         if evaluators:
