@@ -31,15 +31,15 @@ def _lines(saved: SavedModel, export: Export) -> Iterator[str]:
     yield f"# {about.get('recipe', about['model']['name'])}: {about.get('network', 'network')}"
     yield from ("", f"`{export.path.name}`, {export.bytes:,} bytes, format {export.format}.")
     yield from export.notes
-    yield from ("", "## Network", "", *_network(saved))
+    yield from ("", "## Network", "", *_network(saved, export))
     yield from ("", "## Training", "", *_training(about))
     yield from ("", "## Measured", "", *_measured(about))
     yield from ("", "## Not claimed", "", *_limits(about))
-    yield from ("", "## Loading", "", *_loading(saved, export))
+    yield from ("", "## Loading", "", *_loading(export))
 
 
-def _network(saved: SavedModel) -> Iterator[str]:
-    model = saved.metadata["model"]
+def _network(saved: SavedModel, export: Export) -> Iterator[str]:
+    model = export.model
     total = sum(layer.weight.numel() for layer in prunable_layers(saved.model).values())
     kept = sum(int(mask.sum()) for mask in saved.masks.values()) if saved.masks else total
     yield f"- Architecture: {_options(model)}"
@@ -105,13 +105,13 @@ def _limits(about: Mapping[str, Any]) -> Iterator[str]:
     yield "- Accuracy after conversion to another precision or runtime was not measured."
 
 
-def _loading(saved: SavedModel, export: Export) -> Iterator[str]:
+def _loading(export: Export) -> Iterator[str]:
     yield "```python"
     if export.path.suffix in (".pt", ".pth"):
-        name = saved.metadata["model"]["name"]
+        arguments = ", ".join(f"{key}={value!r}" for key, value in export.model.items())
         yield f'tensors = torch.load("{export.path.name}", weights_only=True)'
         yield "model.load_state_dict(tensors, strict=True)"
-        yield f'# or: robustprune.load_model("{export.path.name}", name="{name}", …)'
+        yield f'# or: robustprune.load_model("{export.path.name}", {arguments})'
     else:
         yield f'model = robustprune.load_model("{export.path.name}")'
     yield "```"

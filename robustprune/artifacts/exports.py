@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,12 +41,15 @@ class Export:
         format: its format.
         bytes: its size.
         notes: what a reader of the file must know, a sentence each.
+        model: the arguments of `create_model` for the network in it, which a folded normalisation
+            makes others than those of the network that was exported.
     """
 
     path: Path
     format: Format
     bytes: int
     notes: tuple[str, ...]
+    model: dict[str, Any]
 
 
 def export(
@@ -75,14 +78,15 @@ def export(
         raise UsageError(
             f"{path}: a file of format '{format}' ends in {' or '.join(SUFFIXES[format])}."
         )
+    model = saved.metadata["model"]
     if format == "packed":
         save_packed(path, saved, values=values)
         notes: tuple[str, ...] = () if values == "fp32" else (_HALF,)
     elif format == "onnx":
         notes = (_ONNX.format(save_onnx(path, saved)),)
     else:
-        notes = _save_state_dict(path, saved, normalisation)
-    return Export(path, format, path.stat().st_size, notes)
+        model, notes = _save_state_dict(path, saved, normalisation)
+    return Export(path, format, path.stat().st_size, notes, model)
 
 
 _HALF = (
@@ -100,12 +104,18 @@ _INSIDE = (
 )
 _FOLDED = (
     "The normalisation of the images is folded into layer '{}': the network takes images in [0, 1] "
-    "and gives the same logits up to rounding."
+    "and gives the same logits up to rounding. Read again, its mean is 0 and its std 1."
 )
 
 
-def _save_state_dict(path: Path, saved: SavedModel, how: Normalisation) -> tuple[str, ...]:
-    """Write the state dict alone, under the names that the field gives to its tensors."""
+def _save_state_dict(
+    path: Path, saved: SavedModel, how: Normalisation
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Write the state dict alone, under the names that the field gives to its tensors.
+
+    Returns:
+        The arguments of `create_model` for the network that was written, and notes on it.
+    """
     model, metadata = saved.model, dict(saved.metadata)
     notes: tuple[str, ...] = ()
     masked = set(saved.masks)
@@ -129,4 +139,4 @@ def _save_state_dict(path: Path, saved: SavedModel, how: Normalisation) -> tuple
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with replacing(path) as temporary:
             torch.save(content, temporary)
-    return notes
+    return metadata["model"], notes

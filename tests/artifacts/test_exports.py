@@ -80,6 +80,18 @@ def test_a_normalising_network_is_folded_where_that_is_exact(tmp_path):
     )
 
 
+def test_the_card_of_a_folded_pt_loads_what_was_written(tmp_path):
+    before, path = saved(VIT), tmp_path / "net.pt"
+    written = export(before, path, format="dense")
+    write_card(before, written)
+    text = card_path(path).read_text()
+    assert "mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]" in text
+    assert "mean [0.0, 0.0, 0.0]" in text
+    images = torch.rand(2, 3, 160, 160)
+    again = load_model(path, **written.model)
+    assert torch.allclose(again(images), before.model(images), atol=1e-5)
+
+
 def test_a_normalising_network_is_refused_or_written_with_its_statistics(tmp_path):
     before, path = saved(ARCHITECTURES["normalised"]), tmp_path / "net.safetensors"
     with pytest.raises(UsageError, match="no padding"):
