@@ -8,9 +8,8 @@ from typing import Any
 
 from robustprune.artifacts.exports import Export
 from robustprune.artifacts.saved import SavedModel
-from robustprune.artifacts.sizes import dense_bytes, information_bound
+from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights
 from robustprune.files import write_text
-from robustprune.masking import prunable_layers
 
 _CERTIFICATES = ("ibp", "crown_ibp", "crown", "alpha_crown", "verified")
 _ATTACKS = ("pgd", "autoattack", "torchattacks")
@@ -40,8 +39,8 @@ def _lines(saved: SavedModel, export: Export) -> Iterator[str]:
 
 def _network(saved: SavedModel, export: Export) -> Iterator[str]:
     model = export.model
-    total = sum(layer.weight.numel() for layer in prunable_layers(saved.model).values())
-    kept = sum(int(mask.sum()) for mask in saved.masks.values()) if saved.masks else total
+    layers = kept_weights(saved)
+    kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
     yield f"- Architecture: {_options(model)}"
     yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
     density = kept / max(total, 1)

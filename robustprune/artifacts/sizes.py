@@ -5,6 +5,17 @@ from __future__ import annotations
 import math
 
 from robustprune.artifacts.saved import SavedModel
+from robustprune.masking import LayerReport, prunable_layers
+
+
+def kept_weights(saved: SavedModel) -> list[LayerReport]:
+    """What the masks keep of each prunable layer; all of it where there is none."""
+    reports = []
+    for name, layer in prunable_layers(saved.model).items():
+        mask, total = saved.masks.get(f"{name}.weight".lstrip(".")), layer.weight.numel()
+        kept = total if mask is None else int(mask.sum())
+        reports.append(LayerReport(name, tuple(layer.weight.shape), kept, total))
+    return reports
 
 
 def dense_bytes(saved: SavedModel) -> int:

@@ -10,15 +10,17 @@ if TYPE_CHECKING:
 
 def layer_table(saved: SavedModel) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: what is kept of each prunable layer, and of all of them."""
-    from robustprune.masking import prunable_layers
+    from robustprune.artifacts.sizes import kept_weights
 
-    rows, sums = [], [0, 0]
-    for name, layer in prunable_layers(saved.model).items():
-        mask = saved.masks.get(f"{name}.weight".lstrip("."))
-        total = layer.weight.numel()
-        kept = total if mask is None else int(mask.sum())
-        shape = "×".join(map(str, layer.weight.shape))
-        rows.append([name, shape, f"{kept:,}", f"{total:,}", f"{kept / total:.4g}"])
-        sums = [sums[0] + kept, sums[1] + total]
-    rows.append(["all", "", f"{sums[0]:,}", f"{sums[1]:,}", f"{sums[0] / max(sums[1], 1):.4g}"])
+    layers = kept_weights(saved)
+    rows = [
+        [layer.name, "×".join(map(str, layer.shape)), *_counts(layer.kept, layer.total)]
+        for layer in layers
+    ]
+    kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
+    rows.append(["all", "", *_counts(kept, total)])
     return ["layer", "shape", "kept", "of", "density"], rows
+
+
+def _counts(kept: int, total: int) -> list[str]:
+    return [f"{kept:,}", f"{total:,}", f"{kept / max(total, 1):.4g}"]

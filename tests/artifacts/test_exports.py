@@ -159,6 +159,16 @@ def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
     assert "2,947 of 29,472 prunable ones" in text
 
 
+def test_the_card_counts_layers_without_a_mask_as_whole(tmp_path):
+    before = saved()
+    first = next(iter(before.masks))
+    del before.masks[first]
+    write_card(before, export(before, tmp_path / "net.pt", format="dense"))
+    kept = sum(int(m.sum()) for m in before.masks.values())
+    kept += before.model.get_parameter(first).numel()
+    assert f"{kept:,} of 29,472 prunable ones" in card_path(tmp_path / "net.pt").read_text()
+
+
 def test_the_card_of_a_rounded_network_says_so_whatever_it_is_exported_to(tmp_path):
     export(saved(), tmp_path / "half.safetensors", format="packed", values="fp16")
     half = read_model(tmp_path / "half.safetensors")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from robustprune.artifacts.reading import read_model
 from robustprune.errors import InterruptedRun, SoundnessError
 from robustprune.evaluators import create
 from robustprune.pipeline import RunResult
@@ -121,6 +122,8 @@ def test_the_run_goes_on_writes_it_down_and_raises_at_the_end(tmp_path: Path) ->
     assert result.alarms.keys() == {"dense", "hydra-0.1"}
     assert result.title.endswith("SOUNDNESS ALARM")
     for name, found in result.alarms.items():
+        saved = read_model(result.folder / name / "model.safetensors")
+        assert saved.metadata["alarms"] == found  # so that an export's card tells them
         images = ImageTable.read(tmp_path / "run" / name / "images.parquet", ["liar", "pgd"])
         verified, robust = images.entry("liar")[:64], images.entry("pgd")
         broken = [i for i in range(64) if verified[i] and not robust[i]]
