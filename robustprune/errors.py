@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Place = tuple[str | int, ...]
 """Where in a nested document: ``("evaluate", 1, "eps")``."""
@@ -54,6 +57,12 @@ class InvalidError(UsageError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def first_line(error: BaseException, *, most: int = 300) -> str:
+    """What a library's error says first, without colours; its type if it says nothing."""
+    lines = _COLOURS.sub("", str(error)).strip().splitlines()
+    return (lines or [type(error).__name__])[0][:most].rstrip()
 
 
 def nearest(

@@ -9,8 +9,15 @@ from robustprune.errors import (
     MissingDependencyError,
     Problem,
     UsageError,
+    first_line,
     nearest,
 )
+
+
+def test_the_first_line_of_an_error_of_a_library() -> None:
+    assert first_line(ValueError("\n  \x1b[31mwrong\x1b[0m size \nmore")) == "wrong size"
+    assert first_line(ZeroDivisionError()) == "ZeroDivisionError"
+    assert first_line(ValueError("x" * 400)) == "x" * 300
 
 
 def test_a_problem_names_its_place() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.adapters.operators import graph_of, refuse_wrong
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, first_line
 
 
 @contextmanager
@@ -38,9 +38,10 @@ def named(library: ModuleType, twin: nn.Module, image: Tensor, *, bound: str) ->
             raise
         layer = _first_unbounded(library, twin, image, bound, error)
         what = f"layer '{layer}'" if layer else "a function or an order of layers"
+        reason = first_line(error, most=200)
         weaker = "" if bound == "IBP" else "the bound 'ibp', "
         raise UsageError(
-            f"auto-LiRPA has no {bound} bound for {what} of this network ({_reason(error)}). "
+            f"auto-LiRPA has no {bound} bound for {what} of this network ({reason}). "
             f"Use {weaker}"
             "a network of convolutions, linear layers, BatchNorm, ReLU and average pooling, or "
             "judge it by attacks or smoothing, which take any network."
@@ -54,10 +55,6 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 def _first_unbounded(
     library: ModuleType, twin: nn.Module, image: Tensor, bound: str, error: Exception
 ) -> str | None:
@@ -69,7 +66,7 @@ def _first_unbounded(
             continue
         tried.add(kind)
         own = _failure(library, layer, inputs, bound)
-        if own is not None and _reason(own) == _reason(error):
+        if own is not None and first_line(own) == first_line(error):
             return f"{name} ({type(layer).__name__})"
     return None
 

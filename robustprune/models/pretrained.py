@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, first_line
 from robustprune.models.catalogue import BACKBONES
 from robustprune.models.factory import NOT_ARGUMENTS
 
@@ -50,7 +50,7 @@ def load_into(model: nn.Module, architecture: Mapping[str, Any]) -> None:
     try:
         filled = timm.create_model(name, pretrained=True, **shape, **sized, **args)
     except Exception as error:  # of the hub's client, about networks of any kind
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)
         raise UsageError(
             f"the pretrained weights of '{name}' could not be had: {reason} Download them "
             "elsewhere, and name their file."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, first_line
 from robustprune.modes import eval_mode
 from robustprune.pipeline.weights import start_from
 from robustprune.seeding import fork
@@ -67,7 +67,7 @@ def check_takes(model: nn.Module, data: Splits, *, name: str) -> None:
         with fork(0, "fit"), eval_mode(model), torch.no_grad():
             logits = model(image)
     except Exception as error:  # architectures fail in many ways at a size they were not made for
-        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        reason = first_line(error)
         raise UsageError(
             f"model '{name}' does not take the dataset's images of {size} "
             f"({type(error).__name__}: {reason}). Choose another model or dataset, or arguments "

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from robustprune.errors import first_line
 from robustprune.files import lock
 from robustprune.tracking.options import local_path, redact, scheme_of
 
@@ -66,8 +67,7 @@ def quiet_retries() -> Iterator[None]:
 
 def sentence(error: BaseException) -> str:
     """An error as one line of at most 200 characters, without passwords."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = redact(lines[0])
+    text = redact(first_line(error, most=10_000))  # whole, or a password might be cut
     if unreachable := re.match(r"API request to (\w+://[^/\s]+)\S* failed with exception", text):
         return f"the server {unreachable[1]} does not answer"
     return text if len(text) <= 200 else f"{text[:199]}…"

@@ -56,6 +56,16 @@ def test_a_last_layer_for_other_classes_stays_as_it_was_drawn(
     assert all(torch.equal(found[f"backbone.{name}"], tensor) for name, tensor in others.items())
 
 
+def test_grey_images_take_the_sum_of_the_first_layer_s_colours(
+    cached: dict[str, torch.Tensor],
+) -> None:
+    model = create_model(**options(in_chans=1))
+    pretrained.load_into(model, options(in_chans=1))
+    name = next(name for name in cached if cached[name].ndim == 4)
+    found = model.state_dict()[f"backbone.{name}"]
+    assert torch.allclose(found, cached[name].sum(1, keepdim=True), atol=1e-6)
+
+
 def test_weights_that_cannot_be_downloaded_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ class Gives(nn.Module):
             RuntimeError("Kernel size\ncan't be"),
             r"does not take.*1×8×8 \(RuntimeError: Kernel size\)",
         ),
-        (ZeroDivisionError(), r"\(ZeroDivisionError: \).*Choose another model"),
+        (ZeroDivisionError(), r"\(ZeroDivisionError: ZeroDivisionError\).*Choose another model"),
         (torch.zeros(1, 9), r"gives \(1, 9\).*expected \(1, 10\)"),
         (torch.zeros(1, 10, 2, 2), r"gives \(1, 10, 2, 2\)"),
         ((torch.zeros(1, 10),), "gives tuple"),
