@@ -14,8 +14,8 @@ def command(arguments: Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from robustprune.pipeline.plan import plan
 
-    planned = plan(recipe)
     console = Console()
+    planned = plan(recipe, warn=console.warn)
     console.info(dump(recipe.document()))
     console.table("weights kept, by layer", *planned.kept())
     console.table("optimizer steps, by phase", *planned.steps())

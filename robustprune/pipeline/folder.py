@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from robustprune.files import lock, write_json, write_text
 from robustprune.recipe import Recipe
 from robustprune.recipe.document import dump
 from robustprune.tracking.layout import flatten
+
+_ORIGIN = "origin"
 
 
 class RunFolder:
@@ -29,39 +32,55 @@ class RunFolder:
         self._lock: ExitStack | None = None
 
     @classmethod
-    def open(
-        cls, recipe: Recipe, *, runs: Path, out: Path | None, resume: bool, cut: dict[str, Any]
+    def begin(
+        cls,
+        recipe: Recipe,
+        *,
+        runs: Path,
+        out: Path | None,
+        cut: dict[str, Any],
+        resume: bool = False,
+        origin: Mapping[str, Any] | None = None,
     ) -> RunFolder:
-        """Make a new folder, or find the one to go on with.
+        """Make a folder.
 
         Args:
             recipe: resolved.
             runs: where folders without a name of their own are made.
-            out: the folder itself; a new one below ``runs`` (or, on resume, the newest) if absent.
-            resume: go on with what is there.
-            cut: how the run was shortened; a resumed run must agree.
+            out: the folder itself; a new one below ``runs`` if absent.
+            cut: how the run is shortened; one that goes on with it must agree.
+            resume: a run was asked for that could be gone on with, and had not begun.
+            origin: of the weights that it starts from; see `robustprune.pipeline.weights`.
 
         Raises:
-            UsageError: it exists already, there is nothing to resume, it was made by another
-                recipe, or it cannot be written.
+            UsageError: it exists already, or it cannot be written.
         """
-        path = out
-        if resume:
-            path = path or _newest(runs / recipe.name, _identity(recipe, cut))
-            if path is None or not path.exists():
-                where = path or f"{runs / recipe.name}: no unfinished run there is of this recipe"
-                raise UsageError(
-                    f"nothing to resume in {where}. Run without --resume, or name the folder of an "
-                    "unfinished run with --out."
-                )
-            if (path / "state" / "run.json").is_file():
-                _check_same(path, _identity(recipe, cut))
-                folder = cls(path, resumed=True)
-                folder._claim()
-                folder._tidy(recipe)
-                return folder
-        folder = cls(path or _new(runs / recipe.name))
-        folder._begin(recipe, cut, resume=resume)
+        folder = cls(out or _new(runs / recipe.name))
+        folder._begin(recipe, cut, origin or {}, resume=resume)
+        return folder
+
+    @classmethod
+    def reopen(
+        cls, recipe: Recipe, *, runs: Path, out: Path | None, cut: dict[str, Any]
+    ) -> RunFolder | None:
+        """Find the run to go on with: ``out``, or the newest; None if ``out`` had not begun.
+
+        Raises:
+            UsageError: there is nothing to resume, or it was made by another recipe.
+        """
+        path = out or _newest(runs / recipe.name, _identity(recipe, cut))
+        if path is None or not path.exists():
+            where = path or f"{runs / recipe.name}: no unfinished run there is of this recipe"
+            raise UsageError(
+                f"nothing to resume in {where}. Run without --resume, or name the folder of an "
+                "unfinished run with --out."
+            )
+        if not (path / "state" / "run.json").is_file():
+            return None
+        _check_same(path, _identity(recipe, cut))
+        folder = cls(path, resumed=True)
+        folder._claim()
+        folder._tidy(recipe)
         return folder
 
     @property
@@ -99,6 +118,12 @@ class RunFolder:
         return self.path / "state" / "evaluations.json"
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """Where the weights come from that the run started from, as it was when it began."""
+        origin: dict[str, Any] = read_json(self.path / "state" / "run.json", {}).get(_ORIGIN, {})
+        return origin
+
+    @property
     def finished(self) -> bool:
         """Whether the run in it is complete."""
         return (self.path / "state" / "finished").exists()
@@ -109,7 +134,9 @@ class RunFolder:
             path.unlink()
         write_text(self.path / "state" / "finished", "")
 
-    def _begin(self, recipe: Recipe, cut: dict[str, Any], *, resume: bool) -> None:
+    def _begin(
+        self, recipe: Recipe, cut: dict[str, Any], origin: Mapping[str, Any], *, resume: bool
+    ) -> None:
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise UsageError(f"{self.path} is a file. Name a folder with --out.")
@@ -122,7 +149,8 @@ class RunFolder:
                 )
             self._claim()
             self._keep_code(recipe)
-            write_json(self.path / "state" / "run.json", _identity(recipe, cut))
+            run = {**_identity(recipe, cut), _ORIGIN: origin}
+            write_json(self.path / "state" / "run.json", run)
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
         except OSError as error:
             raise UsageError(
@@ -196,7 +224,8 @@ def _check_same(path: Path, identity: dict[str, Any]) -> None:
 
 def _changes(path: Path, identity: dict[str, Any]) -> list[str]:
     """How the run in ``path`` differs from one of this identity, a line an option."""
-    before = flatten(read_json(path / "state" / "run.json", {}))
+    run = read_json(path / "state" / "run.json", {})
+    before = flatten({key: value for key, value in run.items() if key != _ORIGIN})
     now = flatten(json.loads(json.dumps(identity)))
     missing = "absent"
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,11 +104,15 @@ class Plan:
         return [str(epochs), f"{steps:,}", f"{epochs * steps:,}"]
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, *, warn: Callable[[str], None] = lambda text: None) -> Plan:
     """Read the data and build the network of a recipe.
+
+    Args:
+        recipe: what would be run.
+        warn: is told what there is to know about the weights that it starts from.
 
     Raises:
         UsageError: the data is missing or damaged, or the network does not fit it.
     """
     data: Splits = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
-    return Plan(recipe, data, initial_network(recipe, data))
+    return Plan(recipe, data, initial_network(recipe, data, warn=warn))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence, Sized
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.verdicts import Verdicts
-from robustprune.pipeline.weights import origin
+from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.seeding import fork
@@ -87,12 +87,19 @@ def run(
     check_store(recipe.tracking, runs)
     with Compute(recipe.compute) as compute:
         data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
-        initial = initial_network(
-            recipe, data, warn=console.warn
-        )  # before anything is written: it may not fit
-        cut = {"max_steps": max_steps}
-        folder = RunFolder.open(recipe, runs=runs, out=out, resume=resume, cut=cut)
-        with closing(folder):
+        where: dict[str, Any] = {"runs": runs, "out": out, "cut": {"max_steps": max_steps}}
+        folder = RunFolder.reopen(recipe, **where) if resume else None
+        with ExitStack() as held:
+            if folder is not None:
+                held.callback(folder.close)
+            initial = None
+            if folder is None or not folder.model("dense").exists():
+                initial = initial_network(recipe, data, warn=console.warn)  # it may not fit
+            if folder is None:
+                folder = RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
+                held.callback(folder.close)
+            elif initial is not None:
+                check_unchanged(recipe, folder.origin)
             doing = "resuming" if folder.resumed else "running"
             doing = "finished already:" if folder.finished else doing
             console.info(f"{doing} {recipe.name} in {folder.path}")
@@ -106,7 +113,7 @@ def run(
 class _Run:
     recipe: Recipe
     data: Splits
-    initial: nn.Module
+    initial: nn.Module | None
     folder: RunFolder
     tracker: Tracker | NullTracker
     console: Console
@@ -117,7 +124,6 @@ class _Run:
     def __post_init__(self) -> None:
         self._at_work: str | None = None  # the network whose tracked run is open
         self.document = self.recipe.document()
-        self.origin = origin(self.recipe)
         self.environment = results.environment(self.compute.device)
         self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
 
@@ -174,6 +180,7 @@ class _Run:
         if path.exists():
             model = self.compute.placed(read_model(path).model)
         else:
+            assert self.initial is not None
             model = self.compute.placed(self.initial)
             self._train(model, pretraining(self.recipe, name, model))
             self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
@@ -246,7 +253,7 @@ class _Run:
             density=density,
             turnover=turnover,
             max_steps=self.max_steps,
-            origin=self.origin,
+            origin=self.folder.origin,
         )
         save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprune.artifacts.reading import read_model
+from robustprune.artifacts.saved import differences, listed
 from robustprune.errors import UsageError
 from robustprune.models import pretrained
 
@@ -38,7 +40,13 @@ def start_from(recipe: Recipe, model: nn.Module, architecture: dict[str, Any]) -
         pretrained.load_into(model, architecture)
         return []
     saved = read_model(Path(weights), architecture)
-    model.load_state_dict(saved.model.state_dict())
+    found = saved.model.state_dict()
+    if problems := differences(model.state_dict(), found):  # its file may be of another image size
+        raise UsageError(
+            f"model.weights: {weights} does not fit model '{recipe.model.name}' for images of this "
+            f"dataset: {listed(problems)}."
+        )
+    model.load_state_dict(found)
     if not saved.masks:
         return []
     kept = sum(int(m.sum()) for m in saved.masks.values()) / sum(
@@ -58,6 +66,19 @@ def _check_classes(recipe: Recipe, architecture: dict[str, Any]) -> None:
             f"model.weights: timm's weights of '{recipe.model.name}' tell {found} classes "
             f"apart, and {wanted} are needed: its last layer has to be trained. "
             "Add a 'pretrain:' phase."
+        )
+
+
+def check_unchanged(recipe: Recipe, before: Mapping[str, Any]) -> None:
+    """Make sure that a run goes on from the weights that it began with.
+
+    Raises:
+        UsageError: their file is another one now.
+    """
+    if origin(recipe) != before:
+        raise UsageError(
+            f"model.weights: {recipe.model.weights} has changed since the run began. Put the file "
+            "back, or run anew without --resume."
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,20 @@ def recipe(tmp_path: Path) -> Recipe:
     return load_recipe(tiny.write(tmp_path))
 
 
-def opened(recipe: Recipe, path: Path, *, resume: bool) -> RunFolder:
-    return RunFolder.open(recipe, runs=path.parent, out=path, resume=resume, cut={})
-
-
 def test_a_folder_at_work_keeps_others_out(recipe: Recipe, tmp_path: Path) -> None:
-    folder = opened(recipe, tmp_path / "run", resume=False)
+    where: dict[str, Any] = {"runs": tmp_path, "out": tmp_path / "run", "cut": {}}
+    folder = RunFolder.begin(recipe, **where)
     with pytest.raises(UsageError, match=r"another process is running in .*run"):
-        opened(recipe, tmp_path / "run", resume=True)
+        RunFolder.reopen(recipe, **where)
     folder.close()
-    assert opened(recipe, tmp_path / "run", resume=True).resumed
+    again = RunFolder.reopen(recipe, **where)
+    assert again is not None
+    assert again.resumed
+
+
+def test_where_a_run_started_from_is_kept_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
+    where: dict[str, Any] = {"runs": tmp_path, "out": tmp_path / "run", "cut": {}}
+    RunFolder.begin(recipe, **where, origin={"weights": "pretrained"}).close()
+    again = RunFolder.reopen(recipe, **where)
+    assert again is not None
+    assert again.origin == {"weights": "pretrained"}

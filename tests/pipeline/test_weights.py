@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from robustprune.artifacts.dense import save_model
 from robustprune.artifacts.exports import export
 from robustprune.artifacts.reading import read_model
 from robustprune.errors import InvalidError, UsageError
@@ -51,7 +53,7 @@ def test_pretraining_is_skipped_and_the_dense_network_is_the_file_s(
     assert result.network("hydra-0.1")["turnover"] > 0
     metadata = read_model(result.folder / "hydra-0.1" / "model.safetensors").metadata
     assert metadata["weights"]["file"] == "plain.pt"
-    assert len(metadata["weights"]["sha256"]) == 64
+    assert metadata["weights"]["sha256"] == hashlib.sha256(plain.read_bytes()).hexdigest()
     assert str(tmp_path) not in str(metadata)
 
 
@@ -71,6 +73,12 @@ def test_every_file_of_ours_gives_the_same_start(tmp_path: Path, folder: Path, f
         export(read_model(source), path, format=format)  # type: ignore[arg-type]
     result = tiny.go(tmp_path / "run", *starting(path), {"prune": None, "finetune": None})
     assert same(state(result.folder / "dense"), read_model(source).model.state_dict())
+
+
+def test_what_check_says_of_pruned_weights(folder: Path) -> None:
+    said: list[str] = []
+    plan(tiny.recipe(*starting(folder / "hydra-0.1" / "model.safetensors")), warn=said.append)
+    assert "is pruned to density 0.09999" in said[0]
 
 
 def test_a_pruned_file_counts_as_a_dense_network_and_that_is_said(
@@ -96,6 +104,54 @@ def test_a_run_from_weights_can_be_resumed(tmp_path: Path, plain: Path) -> None:
     (cut.folder / "state" / "finished").unlink()
     again = tiny.go(tmp_path / "cut", *starting(plain), resume=True)
     assert tiny.models(again.folder) == tiny.models(whole.folder)
+
+
+def unfinished(folder: Path, *networks: str) -> None:
+    """Take a run back to before some of its networks were saved."""
+    for network in networks:
+        (folder / network / "model.safetensors").unlink()
+    (folder / "state" / "finished").unlink()
+
+
+def test_a_last_layer_that_nobody_trained_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustprune.models.pretrained.load_into", lambda *_: None)
+    model = {"model": {"name": "test_resnet", "weights": "pretrained"}}
+    with pytest.raises(UsageError, match=r"tell 1000 classes apart, and 10 are needed.*'pretrain:"):
+        plan(tiny.recipe(tiny.SMALL, model, {"pretrain": None}))
+    plan(tiny.recipe(tiny.SMALL, model))  # it is going to be trained
+    plan(tiny.recipe(tiny.SMALL, model, {"pretrain": None, "model": {"num_classes": 1000}}))
+
+
+@pytest.mark.parametrize("change", ["another", "deleted"])
+def test_once_begun_a_run_says_what_it_began_with(tmp_path: Path, plain: Path, change: str) -> None:
+    digest = hashlib.sha256(plain.read_bytes()).hexdigest()
+    whole = tiny.go(tmp_path / "whole", *starting(plain))
+    cut = tiny.go(tmp_path / "cut", *starting(plain))
+    unfinished(cut.folder, "hydra-0.1")
+    if change == "another":
+        torch.save(create_model(**DIGITS).state_dict(), plain)
+    else:
+        plain.unlink()
+    again = tiny.go(tmp_path / "cut", *starting(plain), resume=True)
+    assert tiny.models(again.folder) == tiny.models(whole.folder)
+    metadata = read_model(again.folder / "hydra-0.1" / "model.safetensors").metadata
+    assert metadata["weights"]["sha256"] == digest
+
+
+def test_a_run_does_not_go_on_from_other_weights(tmp_path: Path, plain: Path) -> None:
+    cut = tiny.go(tmp_path / "cut", *starting(plain))
+    unfinished(cut.folder, "dense", "hydra-0.1")
+    torch.save(create_model(**DIGITS).state_dict(), plain)
+    with pytest.raises(UsageError, match=r"plain\.pt has changed since the run began"):
+        tiny.go(tmp_path / "cut", *starting(plain), resume=True)
+
+
+def test_weights_of_another_image_size_are_told(tmp_path: Path) -> None:
+    source = tmp_path / "large.safetensors"
+    large = {**DIGITS, "image_size": 16, "mean": [0.0], "std": [1.0]}
+    save_model(source, create_model(**large), masks={}, metadata={"model": large})
+    with pytest.raises(UsageError, match="does not fit model 'cnn_digits' for images of this data"):
+        tiny.go(tmp_path / "run", *starting(source))
 
 
 @pytest.mark.parametrize(
