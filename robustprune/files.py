@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -22,7 +23,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes its place, fsynced, when the block ends.
 
     If the block raises, ``path`` is as it was.
+
+    Raises:
+        OSError: it cannot be written, or is something else than a file, such as a device.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "there is something that is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

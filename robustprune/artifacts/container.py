@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,16 @@ def check_there(path: Path) -> None:
     """Make sure that there is a file.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it is something else than a file.
     """
-    if not path.is_file():
+    try:
+        found, readable = path.exists(), path.is_file()
+    except OSError:  # a name that no file can have
+        found = readable = False
+    if found and not readable:
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise UsageError(f"{path} is {kind}, and no model file. Name the file in it.")
+    if not readable:
         raise UsageError(
             f"there is no model file {path}. A run writes one a network, e.g. "
             "runs/<recipe>/<id>/hydra-0.01/model.safetensors."
@@ -64,20 +70,16 @@ def is_own(path: Path) -> bool:
         return KEY in (file.metadata() or {})
 
 
-def own_metadata(path: Path, found: Mapping[str, str] | None) -> dict[str, Any]:
+def own_text(path: Path, header: Mapping[str, str]) -> str:
     """What our key of a file's metadata holds.
 
     Raises:
-        UsageError: it is no mapping, or not there: the file is somebody else's.
+        UsageError: it is not there: the file is somebody else's.
     """
-    try:
-        metadata = json.loads((found or {})[KEY])
-    except (KeyError, ValueError):
+    if KEY not in header:
         raise UsageError(
             f"{path} is a safetensors file, but not one of robustprune's: it has no '{KEY}' "
             "metadata that names its architecture. Name it yourself: --arch NAME, or "
             "'model: {name: NAME, weights: FILE}' in a recipe."
-        ) from None
-    if not isinstance(metadata, dict):
-        raise UsageError(f"{path}: its '{KEY}' metadata is no mapping.")
-    return metadata
+        )
+    return header[KEY]

@@ -1,20 +1,15 @@
-"""A network as one safetensors file: weights, masks, and where it comes from.
-
-The metadata is one key of sorted JSON without time, run id or absolute path (safetensors writes
-several keys in random order), so that equal content is an equal file.
-"""
+"""A network as one safetensors file: weights, masks, and where it comes from."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustprune.artifacts.container import open_safetensors, own_metadata, write_safetensors
-from robustprune.artifacts.saved import SavedModel, created, rebuilt
+from robustprune.artifacts.saved import SavedModel, created, rebuilt, tensors_of
+from robustprune.artifacts.sealed import read_sealed, write_sealed
 
 MASK = "_mask"  # behind the parameter's name, as torch.nn.utils.prune has it
 
@@ -34,9 +29,8 @@ def save_model(
         masks: boolean, by parameter name.
         metadata: JSON values; ``model`` must hold the arguments of `create_model`.
     """
-    tensors = dict(model.state_dict())
-    tensors |= {f"{name}{MASK}": mask for name, mask in masks.items()}
-    _write(path, tensors, metadata)
+    tensors = tensors_of(model) | {f"{name}{MASK}": mask for name, mask in masks.items()}
+    write_sealed(path, tensors, metadata)
 
 
 def annotate(path: Path, **facts: Any) -> None:
@@ -46,9 +40,9 @@ def annotate(path: Path, **facts: Any) -> None:
         path: the file, which is written anew only if that changes it.
         facts: JSON values.
     """
-    metadata, tensors = _read(path)
+    metadata, tensors = read_sealed(path)
     if metadata | facts != metadata:
-        _write(path, tensors, metadata | facts)
+        write_sealed(path, tensors, metadata | facts)
 
 
 def read_dense(path: Path) -> SavedModel:
@@ -58,20 +52,10 @@ def read_dense(path: Path) -> SavedModel:
         UsageError: it is missing, damaged, of another kind, or its tensors do not fit the
             architecture that it names.
     """
-    metadata, tensors = _read(path)
+    metadata, tensors = read_sealed(path)
     model = created(path, metadata.get("model"))
     own = model.state_dict().keys()  # a network may have buffers called …_mask of its own
     marked = [name for name in tensors if name.endswith(MASK) and name not in own]
     masks = {name.removesuffix(MASK): tensors[name] for name in marked}
     weights = {name: tensor for name, tensor in tensors.items() if name not in marked}
     return rebuilt(path, metadata, weights, masks, model)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with open_safetensors(path) as file:
-        metadata = own_metadata(path, file.metadata())
-        return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    write_safetensors(path, tensors, json.dumps(metadata, sort_keys=True, allow_nan=False))

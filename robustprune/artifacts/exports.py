@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustprune.artifacts.container import write_safetensors
 from robustprune.artifacts.normalisation import folded
 from robustprune.artifacts.onnx import save_onnx
 from robustprune.artifacts.packed import Values, save_packed
-from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.saved import SavedModel, tensors_of
+from robustprune.artifacts.sealed import write_sealed
 from robustprune.artifacts.state_dict import INSIDE, MEAN, STD
 from robustprune.errors import UsageError
 from robustprune.files import replacing
+from robustprune.models import image_size
+from robustprune.models.factory import default_normalisation
 from robustprune.models.normalize import Normalized
 
 Format = Literal["dense", "packed", "onnx"]
@@ -80,8 +82,8 @@ def export(
         )
     model = saved.metadata["model"]
     if format == "packed":
-        save_packed(path, saved, values=values)
-        notes: tuple[str, ...] = () if values == "fp32" else (_HALF,)
+        halved = save_packed(path, saved, values=values)
+        notes: tuple[str, ...] = (_HALF,) if halved else ()
     elif format == "onnx":
         notes = (_ONNX.format(save_onnx(path, saved)),)
     else:
@@ -119,7 +121,7 @@ def _save_state_dict(
     model, metadata = saved.model, dict(saved.metadata)
     notes: tuple[str, ...] = ()
     masked = set(saved.masks)
-    tensors: Mapping[str, Tensor] = model.state_dict()
+    tensors: Mapping[str, Tensor] = tensors_of(model)
     if isinstance(model, Normalized):
         mean, std = model.normalize.mean, model.normalize.std
         if how == "inside":
@@ -127,16 +129,31 @@ def _save_state_dict(
             shown = (mean.flatten().tolist(), std.flatten().tolist())
             notes = (_INSIDE.format(*([round(v, 6) for v in values] for values in shown)),)
         else:
-            bare, layer = folded(model, image_size=metadata["model"].get("image_size"))
+            _check_known(path, metadata["model"])
+            bare, layer = folded(model, image_size=image_size(metadata["model"]))
             tensors, notes = bare.state_dict(), (_FOLDED.format(layer),)
             masked = {name.removeprefix(INSIDE) for name in masked}
             identity = {"mean": [0.0] * mean.numel(), "std": [1.0] * mean.numel()}
             metadata["model"] = {**metadata["model"], **identity}
     document = metadata | {"layout": "state_dict", "masked": sorted(masked)}
     if path.suffix == ".safetensors":
-        write_safetensors(path, tensors, json.dumps(document, sort_keys=True, allow_nan=False))
+        write_sealed(path, tensors, document)
     else:  # tensors and names only: torch.load takes it with weights_only
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        buffer = io.BytesIO()  # a path's name would stand in the file
+        torch.save(content, buffer)
         with replacing(path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(buffer.getvalue())
     return metadata["model"], notes
+
+
+def _check_known(path: Path, architecture: Mapping[str, Any]) -> None:
+    """Make sure that whoever loads a folded network by its name does not normalise it again."""
+    usual = default_normalisation(architecture["name"], architecture.get("in_chans", 3))
+    plain = not any(usual[0]) and set(usual[1]) == {1.0}
+    if path.suffix != ".safetensors" and not plain:
+        raise UsageError(
+            f"{path} cannot say that the normalisation is folded into its network, and "
+            f"'{architecture['name']}' normalises unless told otherwise, so that images would be "
+            "normalised twice. Write a .safetensors, or state it: --normalisation inside."
+        )

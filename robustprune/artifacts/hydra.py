@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robustprune.artifacts.pickles import read_pickle
 from robustprune.artifacts.saved import SavedModel, created
-from robustprune.artifacts.state_dict import fill, state_dict_of
+from robustprune.artifacts.state_dict import fill, state_dict_of, unwrapped
 from robustprune.errors import UsageError, nearest
 from robustprune.masking import prunable_layers
 
@@ -66,7 +68,8 @@ def read_hydra(path: Path, *, arch: str | None = None, density: float | None = N
         path: what its ``train.py`` wrote: a mapping with ``state_dict`` and, usually, ``arch``,
             ``epoch``, ``best_prec1`` and the optimizer's state.
         arch: its name for the network, or ours; the checkpoint's own if None.
-        density: its ``k``, in (0, 1]; needed if there are scores, checked if there are none.
+        density: its ``k``, in (0, 1]; needed if there are scores. If there are none, the zeros
+            must agree: as many in each layer, or a few more that are so by chance.
 
     Raises:
         UsageError: the file is damaged or refused, does not fit the architecture, or the density
@@ -76,7 +79,7 @@ def read_hydra(path: Path, *, arch: str | None = None, density: float | None = N
         raise UsageError(f"--density {density} is not in (0, 1]. For 99 % sparsity write 0.01.")
     checkpoint = read_pickle(path)
     arch = _architecture(path, checkpoint, arch)
-    tensors = state_dict_of(path, checkpoint)
+    tensors = unwrapped(state_dict_of(path, checkpoint))
     tensors = {name: value for name, value in tensors.items() if not name.startswith(_UNUSED)}
     scores = {n: value for n, value in tensors.items() if n.rpartition(".")[2] == _SCORES}
     weights = {name: value for name, value in tensors.items() if name not in scores}
@@ -148,6 +151,7 @@ def _by_scores(
         if name not in scores or scores[name].shape != weight.shape
     ]
     wrong += [f"{name} is no layer" for name in sorted(scores.keys() - prunable.keys())]
+    wrong += [f"{name} has scores that are no numbers" for name in scores if _is_odd(scores[name])]
     if wrong:
         raise UsageError(f"{path}: {'; '.join(wrong[:5])}.")
     return {name: reference_mask(scores[name], density) for name in prunable}
@@ -157,20 +161,34 @@ def _by_zeros(
     path: Path, prunable: Mapping[str, Tensor], density: float | None
 ) -> dict[str, Tensor]:
     masks = {name: weight.detach() != 0 for name, weight in prunable.items()}
-    for name, mask in masks.items():
-        zeros, wanted = int((~mask).sum()), int((1 - (density or 1)) * mask.numel())
-        if zeros < wanted:
-            raise UsageError(
-                f"{path} has no scores, and {name} has {zeros:,} zeros of {mask.numel():,} "
-                f"weights, where density {density:g} asks for {wanted:,}. Leave --density out to "
-                "take the zeros as they are."
-            )
+    if density is None:
+        return masks
+    wanted = {name: int((1 - density) * mask.numel()) for name, mask in masks.items()}
+    zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
+    kept = sum(mask.numel() for mask in masks.values()) - sum(wanted.values())
+    less = [name for name in masks if zeros[name] < wanted[name]]
+    if sum(zeros.values()) - sum(wanted.values()) > (1 - _DENSE) * kept:
+        less = less or sorted(masks, key=lambda name: wanted[name] - zeros[name])
+    for name in less[:1]:
+        raise UsageError(
+            f"{path} has no scores, and {name} has {zeros[name]:,} zeros of "
+            f"{masks[name].numel():,} weights, where density {density:g} asks for "
+            f"{wanted[name]:,}. Leave --density out to take the zeros as they are."
+        )
     return masks
 
 
 def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
     """Those that are text or numbers, as JSON has them."""
     numbers = {
-        key: value.item() if hasattr(value, "item") else value for key, value in said.items()
+        key: value.item() if isinstance(value, np.generic) else value for key, value in said.items()
     }
-    return {key: value for key, value in numbers.items() if isinstance(value, str | int | float)}
+    return {
+        key: value
+        for key, value in numbers.items()
+        if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    }
+
+
+def _is_odd(scores: Tensor) -> bool:
+    return not scores.is_floating_point() or not bool(scores.isfinite().all())

@@ -7,14 +7,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, first_line
 from robustprune.masking import prunable_layers
 from robustprune.models.normalize import Normalized
 
 _TOLERANCE = 1e-9  # in double precision, of the logits' size
 
 
-def folded(model: Normalized, *, image_size: int | None) -> tuple[nn.Module, str]:
+def folded(model: Normalized, *, image_size: int) -> tuple[nn.Module, str]:
     """The backbone alone, taking images in [0, 1], and the name of the layer that was changed.
 
     With W' = W / std and b' = b − Σ W·mean / std the first layer computes what it did, in exact
@@ -23,15 +23,16 @@ def folded(model: Normalized, *, image_size: int | None) -> tuple[nn.Module, str
 
     Args:
         model: left as it is.
-        image_size: what it is tried on, 224 if None.
+        image_size: what it is tried on; it must suit the network.
 
     Raises:
         UsageError: it would not be exact; the message says why.
     """
     backbone = copy.deepcopy(model.backbone).eval()
-    size = image_size or 224
     mean, std = model.normalize.mean.flatten().double(), model.normalize.std.flatten().double()
-    images = torch.rand(2, len(mean), size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(
+        2, len(mean), image_size, image_size, generator=torch.Generator().manual_seed(0)
+    )
     name = _first_layer(backbone, images)
     layer = prunable_layers(backbone)[name]
     if bool(mean.any()) and not (_unpadded(layer) and layer.bias is not None):
@@ -75,6 +76,12 @@ def _first_layer(backbone: nn.Module, images: Tensor) -> str:
     try:
         with torch.no_grad():
             backbone(images)
+    except Exception as error:  # of any network, about a size that it was not made for
+        size = "×".join(map(str, images.shape[1:]))
+        raise UsageError(
+            f"the network does not take images of {size}, on which its normalisation was to be "
+            f"tried ({first_line(error)}). Say what its images are: --data NAME."
+        ) from None
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.artifacts.container import KEY, check_there
-from robustprune.artifacts.saved import SavedModel, created
-from robustprune.artifacts.state_dict import fill, nonzeros
-from robustprune.errors import MissingDependencyError, UsageError
+from robustprune.artifacts.metadata import described, parsed, written
+from robustprune.artifacts.saved import SavedModel, created, tensors_of
+from robustprune.artifacts.state_dict import COUNTER, fill, nonzeros
+from robustprune.errors import MissingDependencyError, UsageError, first_line
 from robustprune.files import replacing
 
 INPUT, OUTPUT = "images", "logits"
@@ -42,10 +43,19 @@ def save_onnx(path: Path, saved: SavedModel) -> float:
         UsageError: it cannot be exported, or ONNX Runtime gives other answers.
         MissingDependencyError: a library is not installed.
     """
+    onnx = _library("onnx")
     _library("onnxscript")
     model = saved.model.eval()
     images = _images(model, saved.metadata["model"], 2)
     batch = {0: torch.export.Dim("batch")}
+    try:
+        model(images)
+    except Exception as error:  # of any network, about a size that it was not made for
+        size = "×".join(map(str, images.shape[1:]))
+        raise UsageError(
+            f"the network does not take images of {size}, with which ONNX files are tried "
+            f"({first_line(error)}). Say what its images are: --data NAME."
+        ) from None
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -58,14 +68,14 @@ def save_onnx(path: Path, saved: SavedModel) -> float:
                 verbose=False,
             )
     except Exception as error:  # of a compiler, about anything that it cannot translate
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise UsageError(f"the network cannot be written as ONNX: {reason}") from error
+        raise UsageError(f"the network cannot be written as ONNX: {first_line(error)}") from error
     assert program is not None
-    document = saved.metadata | {"masked": sorted(saved.masks)}
     proto = program.model_proto
+    _add_unused(onnx, proto, tensors_of(model))
     entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(document, sort_keys=True, allow_nan=False)
+    entry.key, entry.value = KEY, written(saved.metadata | {"masked": sorted(saved.masks)})
     content = proto.SerializeToString()
+    content += _seal(onnx, content)
     difference = _tried(content, model, saved.metadata["model"])
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -78,33 +88,34 @@ def read_onnx(path: Path) -> SavedModel:
     The masks are where pruned tensors are not zero. Counters of batches are not in the file.
 
     Raises:
-        UsageError: it is missing, damaged or somebody else's.
+        UsageError: it is missing, somebody else's, or a single bit of it has changed.
         MissingDependencyError: the library onnx is not installed.
     """
     onnx = _library("onnx")
     check_there(path)
+    content = path.read_bytes()
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load_model_from_string(content)
         known = {entry.key: entry.value for entry in proto.metadata_props}
         if any(tensor.external_data for tensor in proto.graph.initializer):
             raise ValueError("its tensors are in other files, which are not read")
         tensors = {t.name: _tensor(onnx, t) for t in proto.graph.initializer}
     except Exception as error:  # of protobuf, about bytes of any kind
         raise UsageError(f"{path} is not a whole ONNX file ({error}).") from None
-    try:
-        metadata = json.loads(known[KEY])
-        masked = metadata.pop("masked")
-        model = created(path, metadata.get("model"))
-        own = {name for name in model.state_dict() if name in tensors}
-        wanted = {name: tensors[name] for name in own}
-        fill(path, model, wanted, name=str(metadata["model"]["name"]))
-        masks = nonzeros(model, masked)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+    if KEY not in known:
         raise UsageError(
-            f"{path} was not written by robustprune, or is damaged: it does not name the "
-            "architecture from which the network can be rebuilt."
-        ) from None
-    return SavedModel(model.eval(), masks, metadata)
+            f"{path} was not written by robustprune: it does not name the architecture from which "
+            "the network can be rebuilt."
+        )
+    body = content[: -len(_seal(onnx, b""))]
+    if content != body + _seal(onnx, body):
+        raise UsageError(f"{path} is damaged: its content does not have the digest that it names.")
+    metadata = described(path, parsed(path, known[KEY]))
+    masked = metadata.pop("masked", [])
+    model = created(path, metadata["model"])
+    own = {name: tensors[name] for name in model.state_dict() if name in tensors}
+    fill(path, model, own, name=metadata["model"]["name"])
+    return SavedModel(model.eval(), nonzeros(path, model, masked), metadata)
 
 
 def session(content: bytes | str) -> Any:
@@ -115,14 +126,39 @@ def session(content: bytes | str) -> Any:
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+def _add_unused(onnx: Any, proto: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put those tensors of the state dict into the file that no operator of the graph uses."""
+    used = {tensor.name for tensor in proto.graph.initializer}
+    for name in tensors.keys() - used:
+        if not name.endswith(COUNTER):
+            array = tensors[name].detach().cpu().contiguous().numpy()
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+
+
+def _seal(onnx: Any, content: bytes) -> bytes:
+    """What stands behind a file's content: an entry of metadata with its digest.
+
+    A serialised message behind another is merged with it, so that any reader takes both for one.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    entry = onnx.StringStringEntryProto(key=f"{KEY}.sha256", value=digest)
+    sealed: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+    return sealed
+
+
 def _tried(content: bytes, model: nn.Module, architecture: dict[str, Any]) -> float:
     """The largest difference of logits; raises where it is more than rounding."""
-    running, worst = session(content), 0.0
+    worst = 0.0
     for batch in _BATCHES:
         images = _images(model, architecture, batch)
         with torch.no_grad():
             expected = model(images)
-        (found,) = running.run([OUTPUT], {INPUT: images.numpy()})
+        try:
+            (found,) = session(content).run([OUTPUT], {INPUT: images.numpy()})
+        except Exception as error:  # of the runtime, about types and operators of any kind
+            raise UsageError(
+                f"ONNX Runtime cannot run the network, so nothing was written: {first_line(error)}"
+            ) from error
         difference = float((torch.from_numpy(found) - expected).abs().max())
         if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
             raise UsageError(
@@ -160,12 +196,14 @@ def _library(name: str) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's remarks about its own insides."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -22,11 +22,19 @@ from torch import Tensor
 from robustprune.artifacts.container import (
     KEY,
     open_safetensors,
-    own_metadata,
+    own_text,
     write_safetensors,
 )
+from robustprune.artifacts.metadata import described, parsed, written
 from robustprune.artifacts.packing import Entry, PackError, pack_tensor, unpack_tensor
-from robustprune.artifacts.saved import SavedModel, created, differences, listed, rebuilt
+from robustprune.artifacts.saved import (
+    SavedModel,
+    created,
+    differences,
+    listed,
+    rebuilt,
+    tensors_of,
+)
 from robustprune.errors import UsageError
 from robustprune.masking import prunable_layers
 
@@ -35,10 +43,10 @@ Values = Literal["fp32", "fp16"]
 
 _STREAMS = ("manifest", "positions", "values")
 _LEVEL = 3  # more only finds chance repetitions: slower, and no smaller
-_MOST_MANIFEST = 2**26  # bytes
+_MOST_MANIFEST = 2**22  # bytes
 
 
-def save_packed(path: Path, saved: SavedModel, *, values: Values = "fp32") -> None:
+def save_packed(path: Path, saved: SavedModel, *, values: Values = "fp32") -> bool:
     """Write a network packed, whole or not at all.
 
     Args:
@@ -47,20 +55,24 @@ def save_packed(path: Path, saved: SavedModel, *, values: Values = "fp32") -> No
         values: ``fp16`` keeps the weights of convolutions and linear layers in half precision,
             which changes them; everything else stays exact.
 
+    Returns:
+        Whether any weight was rounded: only those of single precision are.
+
     Raises:
         UsageError: a tensor cannot be packed, or a weight is too large for half precision.
     """
     try:
-        frames = _frames_of(saved, values)
+        frames, halved = _frames_of(saved, values)
     except PackError as error:
         raise UsageError(f"{path} was not written: {error}") from None
     streams = {name: torch.frombuffer(frame, dtype=torch.uint8) for name, frame in frames.items()}
     write_safetensors(path, streams, _seal(frames))
+    return halved
 
 
 def packed_bytes(saved: SavedModel) -> int:
     """How large a packed file of this network is, up to some 300 bytes of the container."""
-    return sum(len(frame) for frame in _frames_of(saved, "fp32").values())
+    return sum(len(frame) for frame in _frames_of(saved, "fp32")[0].values())
 
 
 def is_packed(path: Path) -> bool:
@@ -101,20 +113,22 @@ def packed_metadata(path: Path) -> dict[str, Any]:
     return _manifest(path, _frames(path))[0]
 
 
-def _frames_of(saved: SavedModel, values: Values) -> dict[str, bytearray]:
+def _frames_of(saved: SavedModel, values: Values) -> tuple[dict[str, bytearray], bool]:
+    """The file's streams, and whether a weight was rounded."""
     weights = {f"{name}.weight".lstrip(".") for name in prunable_layers(saved.model)}
     entries, positions, numbers = [], [], []
-    for name, tensor in sorted(saved.model.state_dict().items()):
+    for name, tensor in sorted(tensors_of(saved.model).items()):
         half = values == "fp16" and name in weights and tensor.dtype == torch.float32
         entry, where, what = pack_tensor(name, tensor, saved.masks.get(name), half=half)
         entries.append(entry)
         positions.append(where)
         numbers.append(what)
-    metadata = saved.metadata if values == "fp32" else {**saved.metadata, "values": values}
+    halved = any(entry.stored != entry.dtype for entry in entries)
+    metadata = {**saved.metadata, "values": values} if halved else saved.metadata
     manifest = {"metadata": metadata, "tensors": [entry.document() for entry in entries]}
     text = json.dumps(manifest, sort_keys=True, allow_nan=False, separators=(",", ":"))
     contents = (text.encode(), b"".join(positions), b"".join(numbers))
-    return dict(zip(_STREAMS, map(_compressed, contents), strict=True))
+    return dict(zip(_STREAMS, map(_compressed, contents), strict=True)), halved
 
 
 def _unpacked(
@@ -137,7 +151,7 @@ def _pieces(stream: bytes, sizes: list[int]) -> list[NDArray[np.uint8]]:
 def _seal(frames: Mapping[str, bytes | bytearray]) -> str:
     """What stands in the file's header: a digest of everything else."""
     digest = hashlib.sha256(b"".join(frames[name] for name in _STREAMS)).hexdigest()
-    return json.dumps({"format": "packed", "sha256": digest, "version": VERSION}, sort_keys=True)
+    return written({"format": "packed", "sha256": digest, "version": VERSION})
 
 
 def _frames(path: Path) -> dict[str, bytes]:
@@ -147,12 +161,12 @@ def _frames(path: Path) -> dict[str, bytes]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UsageError(f"{path} is damaged: {error}.") from None
-    seal = own_metadata(path, header)
+    seal = parsed(path, own_text(path, header))
     if seal.get("format") != "packed" or tensors.keys() != set(_STREAMS):
         raise UsageError(f"{path} is no packed file.")
     if seal.get("version") != VERSION:
         raise UsageError(
-            f"{path} is packed in version {seal.get('version')} of the format, and this "
+            f"{path} is packed in version {seal.get('version')!r} of the format, and this "
             f"robustprune reads version {VERSION}. A newer robustprune may read it."
         )
     if any(tensor.dtype != torch.uint8 or tensor.ndim != 1 for tensor in tensors.values()):
@@ -168,14 +182,12 @@ def _manifest(path: Path, frames: Mapping[str, bytes]) -> tuple[dict[str, Any], 
         size = zstandard.frame_content_size(frames["manifest"])
         if not 0 <= size <= _MOST_MANIFEST:
             raise PackError(f"its manifest would have {size} bytes")
-        manifest = json.loads(_decompressed(frames["manifest"], size))
+        manifest = parsed(path, _decompressed(frames["manifest"], size))
         entries = [Entry.read(document) for document in manifest["tensors"]]
         metadata = manifest["metadata"]
-        if not isinstance(metadata, dict):
-            raise PackError("its metadata is no mapping")
     except (PackError, zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: {error}.") from None
-    return metadata, entries
+    return described(path, metadata), entries
 
 
 def _compressed(content: bytes) -> bytearray:

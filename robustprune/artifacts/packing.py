@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from robustprune.artifacts.positions import decode, encode
+from robustprune.artifacts.positions import Coding, decode, encode, longest_code
 
 DTYPES = {
     "F64": torch.float64,
@@ -29,17 +29,18 @@ DTYPES = {
 """Types of tensors, under safetensors' names."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_EMPTY = torch.empty(0)
 _WORTHWHILE = 0.9  # the share of entries that are not zero, up to which positions are written
 
 Bytes = NDArray[np.uint8]
+Size = Annotated[int, Field(strict=True, ge=0)]
 
 
 class PackError(ValueError):
     """A tensor cannot be packed, or what should be a packed one is not."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(BaseModel):
     """What a packed file's manifest says of one tensor.
 
     Attributes:
@@ -55,15 +56,17 @@ class Entry:
             row-major order.
     """
 
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Size, ...], Field(strict=False)]
     stored: str
-    coding: str | None
+    coding: Coding | None
     mask: bool
-    count: int
-    position_bytes: int
-    crc32: int
+    count: Size
+    position_bytes: Size
+    crc32: Size
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -84,29 +87,35 @@ class Entry:
         """As JSON; what is usual is left out."""
         usual = {"stored": self.dtype, "coding": None, "mask": False, "position_bytes": 0}
         usual["count"] = self.size
-        document = {**asdict(self), "shape": list(self.shape)}
+        document = self.model_dump(mode="json")
         return {key: value for key, value in document.items() if usual.get(key, ...) != value}
 
     @classmethod
-    def read(cls, document: dict[str, Any]) -> Entry:
+    def read(cls, document: Any) -> Entry:
         """From JSON that anybody may have written.
 
         Raises:
             PackError: it describes no tensor.
         """
         try:
-            shape = tuple(document["shape"])
             usual = {"stored": document["dtype"], "coding": None, "mask": False}
-            usual |= {"position_bytes": 0, "count": math.prod(shape)}
-            entry = cls(**{**usual, **document, "shape": shape})
-        except (KeyError, TypeError) as error:
-            raise PackError(f"its manifest does not describe a tensor ({error})") from None
-        numbers = (*shape, entry.count, entry.position_bytes, entry.crc32)
-        whole = all(isinstance(number, int) and number >= 0 for number in numbers)
-        known = {entry.dtype, entry.stored} <= DTYPES.keys()
-        if not (whole and known and entry.count <= entry.size):
+            usual |= {"position_bytes": 0, "count": math.prod(document["shape"])}
+            entry = cls.model_validate({**usual, **document})
+        except (KeyError, TypeError, ValidationError) as error:
+            reason = str(error).partition("\n")[0]
+            raise PackError(f"its manifest does not describe a tensor ({reason})") from None
+        if not entry._agrees():
             raise PackError(f"its manifest describes no tensor: {document}")
         return entry
+
+    def _agrees(self) -> bool:
+        """Whether its numbers can be those of one tensor; nothing is made room for that cannot."""
+        if not {self.dtype, self.stored} <= DTYPES.keys():
+            return False
+        if self.coding is None:
+            return self.count == self.size and not self.mask and not self.position_bytes
+        longest = longest_code(self.coding, count=self.count, size=self.size)
+        return self.count <= self.size and self.position_bytes <= longest
 
 
 def pack_tensor(
@@ -165,7 +174,8 @@ def unpack_tensor(entry: Entry, positions: Bytes, values: Bytes) -> tuple[Tensor
             raw[where] = rows
         except ValueError as error:
             raise PackError(f"{entry.name}: {error}") from None
-    flat = torch.from_numpy(raw.reshape(-1).copy()).view(stored).to(entry.torch_dtype)
+    flat = torch.frombuffer(bytearray(raw.tobytes()), dtype=stored) if entry.size else _EMPTY
+    flat = flat.to(entry.torch_dtype)
     mask = where if entry.mask else None
     if _checksum(flat, mask) != entry.crc32:
         raise PackError(f"{entry.name} does not have the checksum that was noted")

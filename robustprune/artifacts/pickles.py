@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from robustprune.artifacts.container import check_there
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, first_line
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -34,6 +35,7 @@ def read_pickle(path: Path) -> Any:
             plain values and numpy's scalars, which is refused before it happens.
     """
     check_there(path)
+    _check_whole(path)
     try:
         with torch.serialization.safe_globals(_ADMITTED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about protocols of pickle, which are nobody's concern
@@ -46,6 +48,22 @@ def read_pickle(path: Path) -> Any:
                 "values and numpy's scalars are read. Save its state dict alone: "
                 "torch.save(model.state_dict(), …)."
             ) from None
-        inner = re.search(r"WeightsUnpickler error: *(.+)", said)  # behind torch's own advice
-        reason = inner[1] if inner else (said.splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path} is not a whole file of torch.save ({reason[:200]}).") from None
+        inner = re.search(r"WeightsUnpickler error: *(\S.*)", said)  # behind torch's own advice
+        reason = inner[1] if inner else first_line(error)
+        raise UsageError(
+            f"{path} is not a whole file of torch.save, or holds more than data ({reason[:200]}). "
+            "Nothing in it was executed."
+        ) from None
+
+
+def _check_whole(path: Path) -> None:
+    """Hold a zip's records against their checksums, which torch does not; older files have none."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # of the library, about bytes of any kind
+        raise UsageError(f"{path} is damaged: {first_line(error)}.") from None
+    if broken is not None:
+        raise UsageError(f"{path} is damaged: '{broken}' in it does not have its checksum.")

@@ -38,6 +38,11 @@ def encode(mask: NDArray[np.bool_]) -> tuple[Coding, Bytes]:
     return "gaps", coded
 
 
+def longest_code(coding: Coding, *, count: int, size: int) -> int:
+    """Most bytes that the positions of ``count`` weights of ``size`` take."""
+    return -(-size // 8) if coding == "bits" else count + size // _ESCAPE
+
+
 def decode(coding: str, coded: Bytes, size: int) -> NDArray[np.bool_]:
     """The mask of ``size`` weights that `encode` wrote.
 

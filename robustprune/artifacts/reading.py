@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from robustprune.artifacts.container import check_there, is_own, open_safetensors, own_metadata
+from robustprune.artifacts.container import check_there, is_own
 from robustprune.artifacts.dense import read_dense
 from robustprune.artifacts.onnx import read_onnx
 from robustprune.artifacts.packed import is_packed, packed_metadata, read_packed
 from robustprune.artifacts.pickles import SUFFIXES
 from robustprune.artifacts.saved import SavedModel, listed
+from robustprune.artifacts.sealed import sealed_metadata
 from robustprune.artifacts.state_dict import read_exported_state_dict, read_state_dict
 from robustprune.errors import UsageError
 
@@ -25,12 +26,19 @@ def load_model(path: str | Path, **architecture: Any) -> nn.Module:
 
     Args:
         path: a run's ``model.safetensors``, an export of any format, or a plain state dict.
-        architecture: for a plain state dict, the arguments of `create_model`, ``name`` first.
+        architecture: for a plain state dict, the arguments of `create_model`, ``name`` first; a
+            file that says them itself must agree.
 
     Raises:
         UsageError: see `read_model`.
     """
-    return read_model(Path(path), architecture or None).model
+    path = Path(path)
+    if not architecture or not is_own_file(path):
+        return read_model(path, architecture or None).model
+    saved = read_model(path)
+    own = saved.metadata["model"]
+    _check_same(path, {key: own[key] for key in architecture if key in own}, architecture)
+    return saved.model
 
 
 def read_model(path: Path, architecture: Mapping[str, Any] | None = None) -> SavedModel:
@@ -65,10 +73,15 @@ def read_model(path: Path, architecture: Mapping[str, Any] | None = None) -> Sav
 def _read_own(path: Path) -> SavedModel:
     if is_packed(path):
         return read_packed(path)
-    metadata = read_metadata(path)
-    if metadata.get("layout") == "state_dict":
-        return read_exported_state_dict(path, metadata)
+    if read_metadata(path).get("layout") == "state_dict":
+        return read_exported_state_dict(path)
     return read_dense(path)
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file says itself which network it holds."""
+    check_there(path)
+    return path.suffix == ".onnx" or (path.suffix == ".safetensors" and is_own(path))
 
 
 def is_model_file(path: Path) -> bool:
@@ -80,8 +93,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """Architecture and provenance of one of our safetensors files, its weights left alone."""
     if is_packed(path):
         return packed_metadata(path)
-    with open_safetensors(path) as file:
-        return own_metadata(path, file.metadata())
+    return sealed_metadata(path)
 
 
 def _check_same(path: Path, own: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

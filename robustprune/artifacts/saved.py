@@ -32,6 +32,32 @@ class SavedModel:
     metadata: dict[str, Any]
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """A network's state dict.
+
+    Raises:
+        UsageError: something in it is no dense tensor, so that no file could hold it.
+    """
+    found = dict(model.state_dict())
+    others = [name for name, value in found.items() if not is_plain(value)]
+    if others:
+        raise UsageError(
+            f"the network cannot be written: {', '.join(others[:5])} in its state dict are no "
+            "plain tensors (dense, not quantised)."
+        )
+    return found
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a dense tensor that has values."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and not value.is_quantized
+    )
+
+
 def created(path: Path, architecture: Any) -> nn.Module:
     """The network that a file says it holds, with weights that are about to be overwritten.
 
@@ -72,18 +98,25 @@ def rebuilt(
     """
     if model is None:
         model = created(path, metadata.get("model"))
-    problems = differences(model.state_dict(), weights) + _wrong_masks(weights, masks)
+    problems = differences(model.state_dict(), weights, exact=True) + _wrong_masks(weights, masks)
     if problems:
         raise UsageError(f"{path} is damaged: {listed(problems)}.")
     model.load_state_dict(weights)
     return SavedModel(model.eval(), masks, metadata)
 
 
-def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """How the names, shapes and kinds of type of two state dicts differ, a phrase each.
+def differences(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, exact: bool = False
+) -> list[str]:
+    """How the names, shapes and types of two state dicts differ, a phrase each.
 
-    A float may have another precision; whole numbers, complex ones and floats are kinds.
+    Args:
+        expected: the network's.
+        found: the file's.
+        exact: also where a float has another precision; otherwise only kinds of type must agree:
+            floats, complex numbers, others.
     """
+    kind = _dtype if exact else _kind
     missing, foreign = expected.keys() - found.keys(), found.keys() - expected.keys()
     return [
         *(f"{name} is missing" for name in sorted(missing)),
@@ -96,13 +129,17 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
         *(
             f"{name} is of type {found[name].dtype}, not {expected[name].dtype}"
             for name in expected
-            if name in found and _kind(found[name]) != _kind(expected[name])
+            if name in found and kind(found[name]) != kind(expected[name])
         ),
     ]
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex()
+
+
+def _dtype(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype
 
 
 def listed(problems: list[str]) -> str:

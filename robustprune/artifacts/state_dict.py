@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustprune.artifacts.container import open_safetensors
 from robustprune.artifacts.pickles import SUFFIXES, read_pickle
-from robustprune.artifacts.saved import SavedModel, created, differences, listed
+from robustprune.artifacts.saved import SavedModel, created, differences, is_plain, listed
+from robustprune.artifacts.sealed import read_sealed
 from robustprune.errors import UsageError
 from robustprune.models.normalize import Normalized
 
@@ -21,12 +22,13 @@ _HOLDERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before each name."""
 
+COUNTER = "num_batches_tracked"
 INSIDE, MEAN, STD = "backbone.", "normalize.mean", "normalize.std"
 """The names of a network that normalises, if its state dict says how."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, without the prefixes of wrappers.
+    """The state dict in a file, under the names that it has there.
 
     Args:
         path: ``.safetensors``, or what `torch.save` wrote: the state dict itself, or a checkpoint
@@ -37,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         with open_safetensors(path) as file:
-            return unwrapped({n: file.get_tensor(n) for n in file.keys()})  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if path.suffix not in SUFFIXES:
         kinds = ", ".join((".safetensors", *SUFFIXES))
         raise UsageError(f"{path} is no file of weights by its name, which must end in: {kinds}.")
@@ -52,13 +54,13 @@ def state_dict_of(path: Path, content: Any) -> dict[str, Tensor]:
         held = next(holders, content)
     if not isinstance(held, Mapping) or not held:
         raise UsageError(f"{path} holds no state dict, but {_described(content)}.")
-    others = [str(name) for name, value in held.items() if not _is_plain(value)]
+    others = [str(name) for name, value in held.items() if not is_plain(value)]
     if others:
         raise UsageError(
             f"{path} holds no state dict: {', '.join(others[:5])} are no plain tensors (dense, not "
             f"quantised). It may hold it under one of the keys {', '.join(_HOLDERS)}."
         )
-    return unwrapped({str(name): value for name, value in held.items()})
+    return {str(name): value for name, value in held.items()}
 
 
 def read_state_dict(path: Path, architecture: Mapping[str, Any]) -> SavedModel:
@@ -78,7 +80,7 @@ def read_state_dict(path: Path, architecture: Mapping[str, Any]) -> SavedModel:
     return SavedModel(model.eval(), {}, {"model": dict(architecture)})
 
 
-def read_exported_state_dict(path: Path, metadata: Mapping[str, Any]) -> SavedModel:
+def read_exported_state_dict(path: Path) -> SavedModel:
     """The network in a state dict that we exported, whose metadata names its architecture.
 
     Its masks are where pruned tensors are not zero.
@@ -86,24 +88,22 @@ def read_exported_state_dict(path: Path, metadata: Mapping[str, Any]) -> SavedMo
     Raises:
         UsageError: it is damaged.
     """
-    document = dict(metadata)
-    masked = document.pop("masked", [])
-    del document["layout"]
-    model = created(path, document.get("model"))
-    fill(path, model, read_tensors(path), name=str(document["model"]["name"]))
-    try:
-        masks = nonzeros(model, masked)
-    except (KeyError, TypeError):
-        raise UsageError(
-            f"{path} is damaged: it names masks of tensors that are not there."
-        ) from None
-    return SavedModel(model.eval(), masks, document)
+    metadata, tensors = read_sealed(path)
+    masked = metadata.pop("masked", [])
+    del metadata["layout"]
+    model = created(path, metadata["model"])
+    target, inner = _target(path, model, tensors)
+    if problems := differences(target.state_dict(), inner, exact=True):
+        raise UsageError(f"{path} is damaged: {listed(problems)}.")
+    target.load_state_dict(inner)
+    return SavedModel(model.eval(), nonzeros(path, model, masked), metadata)
 
 
 def fill(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Load a state dict into a network, all of it.
 
-    Counters of batches, which older files do not have, stay as they are if they are missing.
+    The prefixes of wrappers are taken off names that do not fit as they are. Counters of batches,
+    which older files do not have, stay as they are if they are missing.
 
     Args:
         path: where it is from, for messages.
@@ -112,26 +112,33 @@ def fill(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], *, name: s
         name: the architecture's.
 
     Raises:
-        UsageError: it does not fit.
+        UsageError: it does not fit, or a value is none.
     """
-    target, tensors = model, dict(tensors)
-    if isinstance(model, Normalized):
-        target, tensors = model.backbone, _inside(path, model, tensors)
+    target, inner = _target(path, model, tensors)
     own = target.state_dict()
-    kept = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
-    if problems := differences(own, kept | tensors):
-        raise UsageError(f"{path} does not fit model '{name}': {listed(problems)}.")
-    target.load_state_dict(kept | tensors)
+    counters = {key: own[key] for key in own if key.endswith(COUNTER)}
+    if problems := differences(own, counters | inner):
+        raise UsageError(
+            f"{path} does not fit model '{name}': {listed(problems)}.{_remedy(own, inner)}"
+        )
+    cast = {key: tensor.to(own[key].dtype) for key, tensor in (counters | inner).items()}
+    if wrong := [key for key, tensor in cast.items() if not bool(tensor.isfinite().all())]:
+        raise UsageError(
+            f"{path} has values that are infinite or no numbers, in {', '.join(wrong[:5])}."
+        )
+    target.load_state_dict(cast)
 
 
-def nonzeros(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """Masks of the named tensors, taken from where they are not zero.
+def nonzeros(path: Path, model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Masks of the named tensors, taken from where they are not zero; ``path`` is for messages.
 
     Raises:
-        KeyError: the network has no such tensor.
+        UsageError: the network has no such tensor.
     """
     tensors = model.state_dict()
-    return {str(name): tensors[name] != 0 for name in names}
+    if unknown := sorted(set(names) - tensors.keys()):
+        raise UsageError(f"{path} is damaged: it names masks of {listed(unknown)}, which it lacks.")
+    return {name: tensors[name] != 0 for name in names}
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,10 +151,31 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return names
 
 
-def _inside(path: Path, model: Normalized, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _target(
+    path: Path, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """What is to be filled, the network or the backbone in it, and the tensors for it.
+
+    Names that fit are taken as they are, others without the prefixes of wrappers.
+    """
+    target = model.backbone if isinstance(model, Normalized) else model
+    own, inner = target.state_dict().keys(), dict(tensors)
+    for names in (tensors, unwrapped(tensors)):
+        inner = dict(names)
+        if isinstance(model, Normalized):
+            inner = _without_statistics(path, model, names)
+        if inner.keys() <= own:
+            break
+    return target, inner
+
+
+def _without_statistics(
+    path: Path, model: Normalized, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The backbone's part of a state dict that may say how its images are normalised."""
+    inner = dict(tensors)
     for name, own in ((MEAN, model.normalize.mean), (STD, model.normalize.std)):
-        said = tensors.pop(name, None)
+        said = inner.pop(name, None)
         if said is None:
             continue
         same = said.numel() == own.numel() and said.is_floating_point()
@@ -156,18 +184,22 @@ def _inside(path: Path, model: Normalized, tensors: dict[str, Tensor]) -> dict[s
                 f"{path} normalises by {name} {said.flatten().tolist()}, and the model by "
                 f"{own.flatten().tolist()}. Set the model's 'mean' and 'std' to the file's."
             )
-    if tensors and all(name.startswith(INSIDE) for name in tensors):
-        return {name.removeprefix(INSIDE): value for name, value in tensors.items()}
-    return tensors
+    if inner and all(name.startswith(INSIDE) for name in inner):
+        return {name.removeprefix(INSIDE): value for name, value in inner.items()}
+    return inner
 
 
-def _is_plain(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
+def _remedy(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """For a network that is of the architecture, but of other arguments than were named."""
+    if MEAN in found and STD in found:
+        mean, std = (found[name].flatten().tolist() for name in (MEAN, STD))
+        return f" It normalises its images: name the model's 'mean' {mean} and 'std' {std}."
+    both = own.keys() & found.keys()
+    pairs = [(own[n].shape, found[n].shape) for n in both if own[n].shape != found[n].shape]
+    rows = {theirs[0] for ours, theirs in pairs if theirs and ours[1:] == theirs[1:]}
+    if own.keys() == found.keys() and len(pairs) <= 2 and len(rows) == 1:  # a last layer
+        return f" If it tells {rows.pop()} classes apart, say so: num_classes."
+    return ""
 
 
 def _described(content: Any) -> str:

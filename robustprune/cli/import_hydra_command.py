@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from robustprune.cli.outputs import writing
 from robustprune.errors import UsageError
 from robustprune.tracking import Console
 
@@ -24,17 +25,17 @@ def command(arguments: Namespace) -> None:
     metadata = dict(saved.metadata)
     if data is not None:
         metadata["data"] = {"name": data.registered_name}
-    try:
+    with writing(out):
+        if out.exists() and out.samefile(arguments.checkpoint):
+            raise UsageError(f"{out} is the checkpoint itself. Name another file with --out.")
         save_model(out, saved.model, masks=saved.masks, metadata=metadata)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {out}: {error.strerror}. Name another file: --out."
-        ) from None
     console = Console()
     console.table("prunable layers", *layer_table(saved))
     console.info(f"written to {out}")
 
 
 def _beside(checkpoint: Path) -> Path:
-    """``net.pth.tar`` becomes ``net.safetensors``."""
-    return checkpoint.with_name(checkpoint.name.partition(".")[0] + ".safetensors")
+    """``net.k0.1.pth.tar`` becomes ``net.k0.1.safetensors``."""
+    name = checkpoint.name.removesuffix(".tar")
+    name = name.removesuffix(".pth").removesuffix(".pt")
+    return checkpoint.with_name(f"{name}.safetensors")

@@ -29,7 +29,7 @@ def open_model(arguments: Namespace) -> SavedModel:
     from robustprune.artifacts.reading import read_model
 
     path: Path = arguments.model
-    if arguments.arch is None and _is_name(path):
+    if arguments.arch is None and is_name(path):
         return _pretrained(str(path), arguments)
     if arguments.arch is None:
         return read_model(path)
@@ -55,13 +55,19 @@ def _options(text: str) -> ModelOptions:
         reading = read_yaml(text)
         if reading.problems:
             raise InvalidError(reading.problems)
-        return build(ModelOptions, reading.values)
+        options = build(ModelOptions, reading.values)
     except NotYamlError as error:
         raise UsageError(f"--arch {text}: neither a name nor a mapping: {error}.") from None
     except InvalidError as error:
         raise InvalidError(
             Problem(("--arch", *p.place), p.message) for p in error.problems
         ) from None
+    if options.weights is not None:
+        raise UsageError(
+            f"--arch {text}: 'weights' is an option of recipes. Here the file of weights is what "
+            "the command is given."
+        )
+    return options
 
 
 def _resolved(options: ModelOptions, arguments: Namespace) -> dict[str, Any]:
@@ -79,7 +85,7 @@ def _resolved(options: ModelOptions, arguments: Namespace) -> dict[str, Any]:
     return options.resolved(num_classes=options.num_classes, in_chans=channels)
 
 
-def _is_name(path: Path) -> bool:
+def is_name(path: Path) -> bool:
     """Whether it can only be the name of a network of timm's."""
     from robustprune.artifacts.reading import is_model_file
 
@@ -102,6 +108,13 @@ def _pretrained(name: str, arguments: Namespace) -> SavedModel:
     if classes is None:
         raise UsageError(
             f"model '{name}' has no pretrained weights. Name a file of weights, and --arch {name}."
+        )
+    data = dataset(arguments.data, arguments.root)
+    if data is not None and data.num_classes != classes:
+        raise UsageError(
+            f"model '{name}': its pretrained weights tell {classes} classes apart, and "
+            f"'{arguments.data}' has {data.num_classes}. Train a last layer for them: a recipe "
+            f"with 'model: {{name: {name}, weights: pretrained}}'."
         )
     options = ModelOptions(name=name, num_classes=classes)
     architecture = _resolved(options, arguments)

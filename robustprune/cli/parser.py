@@ -195,13 +195,11 @@ def _export(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--values",
         choices=["fp32", "fp16"],
-        default="fp32",
         help="packed: precision of the kept weights (default: fp32, exact)",
     )
     export.add_argument(
         "--normalisation",
         choices=["fold", "inside"],
-        default="fold",
         help="dense: fold it into the first layer where that is exact, or state it (default: fold)",
     )
     _foreign(export)

@@ -8,14 +8,20 @@ from pathlib import Path
 from robustprune.errors import UsageError
 from robustprune.tracking import Console
 
+_RECIPES = (".yaml", ".yml")
+
 
 def command(arguments: Namespace) -> None:
     """Show what a path holds."""
     path: Path = arguments.path
     console = Console()
+    if arguments.arch is not None and (path.is_dir() or path.suffix in _RECIPES):
+        raise UsageError(
+            f"--arch is for a file of weights alone, and {path} is none. Leave it out."
+        )
     if path.is_dir():
         _run_folder(console, path)
-    elif path.suffix in (".yaml", ".yml"):
+    elif path.suffix in _RECIPES:
         from robustprune.recipe import load_recipe
         from robustprune.recipe.document import dump
 

@@ -6,22 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from robustprune.artifacts.container import KEY
+from robustprune.artifacts.dense import save_model
+from robustprune.artifacts.exports import export
 from robustprune.artifacts.reading import load_model, read_metadata, read_model
+from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.sealed import read_sealed, write_sealed
 from robustprune.errors import UsageError
-from tests.artifacts.nets import DIGITS, header, pruned
+from tests.artifacts.nets import DIGITS, document, pruned
 from tests.artifacts.planted import Planted
 
 
 def rewritten(path: Path, change) -> None:
     """The same file with other tensors."""
-    saved = read_model(path)
-    tensors = {k: v.clone() for k, v in saved.model.state_dict().items()}
-    tensors |= {f"{name}_mask": mask.clone() for name, mask in saved.masks.items()}
+    metadata, tensors = read_sealed(path)
     change(tensors)
-    save_file(tensors, path, metadata={KEY: json.dumps(saved.metadata)})
+    write_sealed(path, tensors, metadata)
 
 
 @pytest.mark.parametrize("read", [read_model, load_model, read_metadata])
@@ -29,7 +32,11 @@ def test_a_missing_file_is_named(tmp_path, read):
     with pytest.raises(UsageError, match=r"there is no model file .*none\.safetensors"):
         read(tmp_path / "none.safetensors")
     with pytest.raises(UsageError, match="there is no model file"):
+        read(tmp_path / f"{'long' * 200}.safetensors")
+    with pytest.raises(UsageError, match="is a folder, and no model file"):
         read(tmp_path)
+    with pytest.raises(UsageError, match="is no regular file, and no model file"):
+        read(Path("/dev/null"))
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 100, -1])
@@ -45,23 +52,57 @@ def test_a_file_with_something_behind_it_is_refused(path):
         read_model(path)
 
 
-def test_a_flipped_bit_in_the_header_is_refused_or_changes_no_weight(path):
-    data, original = path.read_bytes(), read_model(path)
-    end = 8 + len(header(path))
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def written(folder: Path, format: str) -> Path:
+    saved = SavedModel(*pruned(), document())
+    if format == "run":
+        save_model(folder / "a.safetensors", saved.model, masks=saved.masks, metadata=document())
+        return folder / "a.safetensors"
+    path = folder / ("a.onnx" if format == "onnx" else "a.safetensors")
+    if format == "onnx":
+        pytest.importorskip("onnxscript", reason="pip install 'robustprune[onnx]'")
+    return export(saved, path, format=format).path
+
+
+@pytest.mark.parametrize("format", ["run", "dense", "onnx"])  # packed: test_packed_damaged.py
+def test_any_flipped_bit_is_refused(tmp_path, format):
+    path = written(tmp_path, format)
+    data = path.read_bytes()
+    head = range(0, 8 * 1500, 41)
+    for bit in [*head, *random.Random(0).sample(range(8 * len(data)), 200), 8 * len(data) - 1]:
+        path.write_bytes(flipped(data, bit))
+        with pytest.raises(UsageError):
+            read_model(path)
+
+
+def test_a_flipped_bit_in_a_zip_of_torch_is_refused_or_changes_no_weight(tmp_path):
+    saved, path = SavedModel(*pruned(), document()), tmp_path / "a.pt"
+    data = export(saved, path, format="dense").path.read_bytes()
     refused = 0
-    bits = random.Random(0).sample(range(end * 8), 150)
+    bits = random.Random(0).sample(range(8 * len(data)), 300)
     for bit in bits:
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+        path.write_bytes(flipped(data, bit))
         try:
-            weights = read_model(path).model.state_dict()
+            weights = read_model(path, DIGITS).model.state_dict()
         except UsageError:
             refused += 1
-        else:  # it hit a remark such as the turnover
-            for name, tensor in original.model.state_dict().items():
+        else:  # it hit a date, or the padding between two records
+            for name, tensor in saved.model.state_dict().items():
                 assert torch.equal(weights[name], tensor)
-    assert refused > 0.8 * len(bits)
+    assert refused > 0.9 * len(bits)
+
+
+def test_another_key_of_metadata_is_refused(path):
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, metadata={**header, "format": "pt"})
+    with pytest.raises(UsageError, match="does not have the digest"):
+        read_model(path)
 
 
 TORCHS = (torch.save, lambda file: torch.load(io.BytesIO(file.read_bytes()), weights_only=False))
@@ -83,13 +124,58 @@ def test_a_pickle_in_disguise_is_never_opened(tmp_path, write, open_it, read):
     assert target.exists()
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {KEY: "{"}, {KEY: ""}])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_foreign_safetensors_file_is_refused(tmp_path, metadata):
     file = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.ones(2)}, file, metadata=metadata)
     for read in (read_model, read_metadata):
         with pytest.raises(UsageError, match="not one of robustprune's"):
             read(file)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[]", "3", "[" * 100_000, '{"x": NaN}', '{"x": 1e999}', '{"x": -Infinity}']
+)
+def test_metadata_that_is_no_json_mapping_is_refused(tmp_path, text):
+    file = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.ones(2)}, file, metadata={KEY: text})
+    for architecture in (None, DIGITS):
+        with pytest.raises(UsageError, match=r"its metadata (cannot be read|is no mapping)"):
+            read_model(file, architecture)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("data", "digits"),
+        ("objective", {"eps": 1}),
+        ("pruner", []),
+        ("evaluate", {"name": "clean"}),
+        ("evaluate", ["clean"]),
+        ("metrics", {"clean": "high"}),
+        ("metrics", {"clean": True}),
+        ("metrics", {"clean_interval": [0.1]}),
+        ("alarms", True),
+        ("density", "0.1"),
+        ("turnover", {}),
+        ("recipe", 3),
+        ("seed", "0"),
+        ("versions", ["torch"]),
+        ("imported", "hydra"),
+        ("weights", 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("format", ["run", "dense", "packed"])
+def test_metadata_of_other_types_than_is_written_is_refused(tmp_path, format, key, wrong):
+    saved, path = SavedModel(*pruned(), {**document(), key: wrong}), tmp_path / "a.safetensors"
+    if format == "run":
+        save_model(path, saved.model, masks=saved.masks, metadata=saved.metadata)
+    else:
+        export(saved, path, format=format)
+    for read in (read_model, read_metadata):
+        with pytest.raises(UsageError, match=f"is damaged: in its metadata, {key}"):
+            read(path)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +206,19 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, metadata):
 )
 def test_metadata_that_names_no_architecture_is_refused(tmp_path, metadata):
     file = tmp_path / "model.safetensors"
-    save_file({"weight": torch.ones(2)}, file, metadata={KEY: json.dumps(metadata)})
+    if isinstance(metadata, dict):
+        write_sealed(file, {"weight": torch.ones(2)}, metadata)
+    else:
+        save_file({"weight": torch.ones(2)}, file, metadata={KEY: json.dumps(metadata)})
     with pytest.raises(UsageError):
         read_model(file)
 
 
 FIRST = next(iter(pruned()[1]))
+
+
+def another_precision(tensors):
+    tensors[FIRST] = tensors[FIRST].double()
 
 
 def wrong_shape(tensors):
@@ -167,6 +260,7 @@ def mask_forgets_a_weight(tensors):
     [
         (wrong_shape, f"{FIRST} has shape"),
         (lost, f"{FIRST} is missing"),
+        (another_precision, f"{FIRST} is of type torch.float64, not torch.float32"),
         (added, "more.weight is not of this architecture"),
         (mask_of_another_shape, f"the mask of {FIRST} does not fit"),
         (mask_of_numbers, f"the mask of {FIRST} does not fit"),

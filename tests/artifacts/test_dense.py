@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -10,8 +11,9 @@ from torch import nn
 
 import robustprune
 from robustprune.artifacts.container import KEY
-from robustprune.artifacts.dense import save_model
+from robustprune.artifacts.dense import annotate, save_model
 from robustprune.artifacts.reading import load_model, read_metadata, read_model
+from robustprune.errors import UsageError
 from robustprune.masking import attach
 from robustprune.models import create_model
 from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, header, pruned
@@ -92,8 +94,38 @@ def test_a_file_read_and_written_again_is_the_same_file(tmp_path, path):
 
 def test_the_metadata_is_one_key_of_sorted_json_and_nothing_of_our_own(path):
     found = json.loads(header(path))["__metadata__"]
-    assert found == {KEY: json.dumps(document(), sort_keys=True)}
+    digest = json.loads(found[KEY])["sha256"]
+    assert found == {KEY: json.dumps({**document(), "sha256": digest}, sort_keys=True)}
     assert str(path.parent).encode() not in path.read_bytes()
+
+
+def test_the_digest_by_hand(path):
+    model, masks = pruned()
+    tensors = model.state_dict() | {f"{name}_mask": mask for name, mask in masks.items()}
+    content = json.dumps(document(), sort_keys=True).encode()
+    for name, tensor in sorted(tensors.items()):
+        shape = ", ".join(map(str, tensor.shape))
+        content += f'["{name}", "{tensor.dtype}", [{shape}]]'.encode() + tensor.numpy().tobytes()
+    assert hashlib.sha256(content).hexdigest() in header(path).decode()
+
+
+def test_a_file_that_already_says_so_is_not_written_again(path):
+    annotate(path, metrics={"clean": 0.5})
+    before = path.stat()
+    annotate(path, metrics={"clean": 0.5}, turnover=0.25)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    annotate(path, metrics={"clean": 0.75})
+    assert read_model(path).metadata["metrics"] == {"clean": 0.75}
+
+
+def test_a_state_dict_that_holds_more_than_tensors_is_refused(tmp_path):
+    class Talkative(nn.Linear):
+        def get_extra_state(self):
+            return {"note": 3}
+
+    with pytest.raises(UsageError, match="_extra_state in its state dict are no plain tensors"):
+        save_model(tmp_path / "a.safetensors", Talkative(2, 2), masks={}, metadata=document())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saving_is_whole_or_not_at_all(path):

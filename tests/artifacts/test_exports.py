@@ -1,18 +1,15 @@
 """What others load: plain state dicts under the field's names, and what stands in a card."""
 
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from robustprune.artifacts.card import card_path, write_card
-from robustprune.artifacts.container import KEY
 from robustprune.artifacts.exports import SUFFIXES, export
 from robustprune.artifacts.reading import load_model, read_model
 from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.sealed import read_sealed, write_sealed
 from robustprune.errors import UsageError
 from robustprune.models import backbones, create_model
 from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, pruned
@@ -80,16 +77,52 @@ def test_a_normalising_network_is_folded_where_that_is_exact(tmp_path):
     )
 
 
-def test_the_card_of_a_folded_pt_loads_what_was_written(tmp_path):
-    before, path = saved(VIT), tmp_path / "net.pt"
+def test_a_folded_pt_says_what_it_holds_or_is_not_written(tmp_path):
+    """Loaded by its name, a network of timm's normalises; one of ours does not."""
+    with pytest.raises(UsageError, match=r"'test_vit' normalises unless told .*--normalisation in"):
+        export(saved(VIT), tmp_path / "net.pt", format="dense")
+    assert list(tmp_path.iterdir()) == []
+    before, path = saved({**DIGITS, "mean": [0.0], "std": [0.25]}), tmp_path / "net.pt"
     written = export(before, path, format="dense")
     write_card(before, written)
-    text = card_path(path).read_text()
-    assert "mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]" in text
-    assert "mean [0.0, 0.0, 0.0]" in text
-    images = torch.rand(2, 3, 160, 160)
-    again = load_model(path, **written.model)
-    assert torch.allclose(again(images), before.model(images), atol=1e-5)
+    assert "mean=[0.0], std=[1.0]" in card_path(path).read_text()
+    assert "mean [0.0]" in card_path(path).read_text()
+    images = torch.rand(2, 1, 8, 8)
+    for options in (written.model, DIGITS):
+        again = load_model(path, **options)
+        assert torch.allclose(again(images), before.model(images), atol=1e-5)
+
+
+def test_a_size_that_the_network_does_not_take_is_told(tmp_path):
+    options = {"name": "cnn_small", "in_chans": 3, "num_classes": 10, "mean": [0.0] * 3}
+    before = saved({**options, "std": [0.5] * 3, "image_size": 28})
+    before.metadata["model"] = {**before.metadata["model"], "image_size": None}
+    with pytest.raises(UsageError, match=r"does not take images of 3×32×32.*--data NAME"):
+        export(before, tmp_path / "net.safetensors", format="dense")
+
+
+def test_equal_networks_are_equal_files(tmp_path):
+    for folder in ("one", "two"):
+        for name in ("net.pt", "net.safetensors"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            export(saved(), tmp_path / folder / name, format="dense")
+    for name in ("net.pt", "net.safetensors"):
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert one == two
+
+
+def test_names_that_look_like_a_wrapper_s_are_the_network_s_own(tmp_path, monkeypatch):
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(4, 2)
+
+    monkeypatch.setattr("robustprune.artifacts.saved.create_model", lambda **_: Wrapped())
+    before = SavedModel(Wrapped().eval(), {}, document())
+    for name in ("net.safetensors", "net.pt"):
+        path = export(before, tmp_path / name, format="dense").path
+        after = read_model(path, None if path.suffix == ".safetensors" else DIGITS)
+        assert torch.equal(after.model.module.weight, before.model.module.weight)
 
 
 def test_a_normalising_network_is_refused_or_written_with_its_statistics(tmp_path):
@@ -124,9 +157,8 @@ def test_a_name_that_does_not_end_right_is_refused(tmp_path, format, name):
 def test_an_exported_state_dict_that_was_changed_is_refused(tmp_path, key, wrong):
     path = tmp_path / "net.safetensors"
     export(saved(), path, format="dense")
-    with safe_open(path, framework="pt") as file:
-        document = json.loads(file.metadata()[KEY])
-    save_file(load_file(path), path, metadata={KEY: json.dumps({**document, key: wrong})})
+    metadata, tensors = read_sealed(path)
+    write_sealed(path, tensors, {**metadata, key: wrong})
     with pytest.raises(UsageError):
         read_model(path)
 
@@ -157,6 +189,31 @@ def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
     ):
         assert line in text.splitlines()
     assert "2,947 of 29,472 prunable ones" in text
+
+
+def test_the_card_warns_of_what_the_file_knows(tmp_path):
+    before = saved()
+    before.metadata.update(
+        objective={"name": "stability", "sigma": 0.25},
+        evaluate=[{"name": "smoothing"}],
+        metrics={"smoothing": 0.5, "smoothing_n": 10},
+        max_steps=3,
+        alarms=[{"index": 4}],
+        weights={"file": "a.pt", "sha256": "ab"},
+    )
+    written = export(before, tmp_path / "net.packed.safetensors", format="packed", values="fp16")
+    write_card(before, written)
+    text = card_path(written.path).read_text()
+    for line in (
+        "- **Training was cut at 3 steps a phase.**",
+        "**An attack broke images that a certificate verified: claim nothing.**",
+        "- Smoothing certifies what it makes of the network, not the network itself.",
+        "- Started from: file a.pt, sha256 ab",
+        "| smoothing | 0.5 |  | 10 | smoothing |",
+    ):
+        assert line in text.splitlines()
+    assert "rounded to half precision: what was measured" in text
+    assert "Attacks bound" not in text
 
 
 def test_the_card_counts_layers_without_a_mask_as_whole(tmp_path):

@@ -91,6 +91,43 @@ def test_zeros_are_taken_as_they_are_without_a_density(tmp_path):
     assert_equal_logits(saved, "cifar_model", 0.05)
 
 
+def test_more_zeros_than_the_density_asks_for_are_refused(tmp_path):
+    path = reference().write(tmp_path / "a.pth.tar", density=0.1, scores=False)
+    with pytest.raises(UsageError, match=r"zeros of .* where density 0\.5 asks for"):
+        read_hydra(path, density=0.5)
+    with pytest.raises(UsageError, match=r"zeros of .* where density 0\.11 asks for"):
+        read_hydra(path, density=0.11)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused(tmp_path, value):
+    state = reference().state(scores=True, density=0.1)
+    state["0.popup_scores"] = state["0.popup_scores"].clone()
+    state["0.popup_scores"][0, 0, 0, 0] = value
+    path = reference().write(tmp_path / "a.pth.tar", state_dict=state)
+    with pytest.raises(UsageError, match=r"0\.weight has scores that are no numbers"):
+        read_hydra(path, density=0.1)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda s: s > 0, lambda s: s.to(torch.complex64), lambda s: s.to_sparse()]
+)
+def test_scores_of_other_types_are_refused(tmp_path, change):
+    state = reference().state(scores=True, density=0.1)
+    state["0.popup_scores"] = change(state["0.popup_scores"])
+    path = reference().write(tmp_path / "a.pth.tar", state_dict=state)
+    with pytest.raises(UsageError, match=r"no numbers|no plain tensors"):
+        read_hydra(path, density=0.1)
+
+
+@pytest.mark.parametrize("best", [float("nan"), float("inf"), torch.tensor(51.0), [1]])
+def test_what_is_no_number_is_not_repeated(tmp_path, best):
+    path = reference().write(tmp_path / "a.pth.tar", best_prec1=best)
+    imported = read_hydra(path, density=0.1).metadata["imported"]
+    assert "best_prec1" not in imported
+    assert imported["epoch"] == 100
+
+
 def test_what_the_checkpoint_says_of_itself_is_kept_as_its_own_word(tmp_path):
     saved = read_hydra(reference().write(tmp_path / "best.pth.tar"), density=0.1)
     assert saved.metadata == {
@@ -167,6 +204,7 @@ def test_a_state_dict_that_does_not_fit_is_refused(tmp_path, change, message):
         ({}, {"density": 10}, "For 99 % sparsity write 0.01"),
         ({}, {"density": 0.1, "arch": "vgg16_bn"}, "holds 'cifar_model' by its own words"),
         ({"arch": None}, {"density": 0.1}, "name it with --arch"),
+        ({"arch": torch.ones(1)}, {"density": 0.1}, "name it with --arch"),
         ({"arch": "vgg11"}, {"density": 0.1}, "--arch vgg11 cannot be imported"),
         ({"arch": "vgg16_bn"}, {"density": 0.1}, "does not fit model 'vgg16_bn_cifar'"),
         (

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import sys
 
@@ -78,10 +79,82 @@ def test_a_truncated_file_is_refused(digits, tmp_path, share):
 
 
 def rewritten(digits, tmp_path, change):
+    """The same file with a change, and a digest that fits it."""
     proto = onnx.load(digits)
+    seal = proto.metadata_props.pop()
+    assert seal.key == f"{KEY}.sha256"
     change(proto)
-    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    content = proto.SerializeToString()
+    (tmp_path / "net.onnx").write_bytes(content + module._seal(onnx, content))
     return tmp_path / "net.onnx"
+
+
+def test_a_file_rewritten_without_a_change_is_read(digits, tmp_path):
+    assert read_onnx(rewritten(digits, tmp_path, lambda proto: None)).metadata == document()
+
+
+def test_a_file_that_another_program_wrote_anew_is_refused(digits, tmp_path):
+    proto = onnx.load(digits)
+    proto.graph.node[0].name = "another"
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(UsageError, match="does not have the digest"):
+        read_onnx(tmp_path / "net.onnx")
+
+
+class Net(torch.nn.Module):
+    """Small, with a tensor that no operator uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(64, 10)
+        self.register_buffer("unused", torch.arange(3))
+
+    def forward(self, images):
+        return self.fc(images.flatten(1))
+
+
+def test_tensors_that_the_graph_does_not_use_are_in_the_file(tmp_path, monkeypatch):
+    net = Net().eval()
+    net.unused += 5
+    save_onnx(tmp_path / "net.onnx", SavedModel(net, {}, document()))
+    monkeypatch.setattr("robustprune.artifacts.saved.create_model", lambda **_: Net())
+    found = read_onnx(tmp_path / "net.onnx").model
+    assert found.unused.tolist() == [5, 6, 7]
+    assert torch.equal(found.fc.weight, net.fc.weight)
+    onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_run_or_are_refused(tmp_path, dtype):
+    before = SavedModel(Net().eval().to(dtype), {}, document())
+    with contextlib.suppress(UsageError):
+        assert save_onnx(tmp_path / "net.onnx", before) < 1e-4
+        return
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_the_network_does_not_take_are_told(tmp_path):
+    before = saved()
+    before.metadata["model"] = {**DIGITS, "image_size": 9}
+    with pytest.raises(UsageError, match=r"does not take images of 1×9×9.*--data NAME"):
+        save_onnx(tmp_path / "net.onnx", before)
+
+
+def test_an_export_is_tried_with_several_sizes_of_a_batch(tmp_path, monkeypatch):
+    seen, whole = [], session
+
+    class Watched:
+        def __init__(self, content) -> None:
+            self.inner = whole(content)
+
+        def run(self, outputs, inputs):
+            seen.append(len(inputs["images"]))
+            return self.inner.run(outputs, inputs)
+
+    monkeypatch.setattr(module, "session", Watched)
+    save_onnx(tmp_path / "net.onnx", saved())
+    assert len(set(seen)) > 1
+    assert 1 in seen
 
 
 def props(text):

@@ -93,6 +93,21 @@ def test_another_program_reads_what_the_description_says(tmp_path):
             assert (masks[name] == mask.numpy()).all()
 
 
+def test_a_file_of_ours_must_agree_with_what_is_asked_of_it(tmp_path):
+    options = architecture("cnn_digits")
+    before, path = saved(options), tmp_path / "net.safetensors"
+    save_packed(path, before)
+    images = torch.rand(1, 1, 8, 8)
+    for asked in ({"name": "cnn_digits"}, {"name": "cnn_digits.tag"}, {"image_size": 9}, options):
+        assert torch.equal(load_model(path, **asked)(images), before.model(images))
+    assert read_model(path, {**options, "image_size": 9}).metadata == before.metadata
+    for asked in ({"name": "cnn_small"}, {"num_classes": 9}, {"drop_rate": 0.5}):
+        with pytest.raises(UsageError, match="another network than the one asked for"):
+            load_model(path, **asked)
+    with pytest.raises(UsageError, match="num_classes is 10 in the file and None here"):
+        read_model(path, {"name": "cnn_digits", "in_chans": 1})
+
+
 def test_a_dense_file_that_speaks_of_packed_ones_is_a_dense_one(tmp_path):
     before = saved()
     before.metadata["recipe"] = "packed"
@@ -128,6 +143,18 @@ def test_zeros_without_a_mask_take_no_room_and_are_no_mask(tmp_path):
     assert (tmp_path / "net").stat().st_size < masked + 1000
 
 
+def test_an_empty_tensor_comes_back(tmp_path, monkeypatch):
+    class Sparse(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("nothing", torch.empty(0, 3))
+
+    monkeypatch.setattr("robustprune.artifacts.saved.create_model", lambda **_: Sparse())
+    before = SavedModel(Sparse().eval(), {}, document())
+    save_packed(tmp_path / "net", before)
+    assert_same(read_packed(tmp_path / "net"), before)
+
+
 def test_a_kept_zero_is_kept(tmp_path):
     before = saved()
     name, mask = next(iter(before.masks.items()))
@@ -158,6 +185,24 @@ def test_half_precision_halves_the_values_and_nothing_else(tmp_path):
         expected = tensor.half().float() if name in before.masks else tensor
         assert torch.equal(after.model.state_dict()[name], expected), name
     assert path.stat().st_size < 0.65 * packed_bytes(before)
+
+
+def test_only_single_precision_is_halved_and_that_is_said(tmp_path):
+    single, double = saved(), saved()
+    double.model.double()
+    assert save_packed(tmp_path / "single", single, values="fp16")
+    assert not save_packed(tmp_path / "double", double, values="fp16")
+    assert not save_packed(tmp_path / "whole", single)
+    assert "values" not in read_as_described(tmp_path / "double")[0]
+
+
+def test_a_weight_that_is_infinite_already_may_be_halved(tmp_path):
+    before = saved()
+    name, mask = next(iter(before.masks.items()))
+    with torch.no_grad():
+        before.model.get_parameter(name)[mask] = torch.inf
+    save_packed(tmp_path / "net", before, values="fp16")
+    assert read_packed(tmp_path / "net").model.state_dict()[name][mask].isinf().all()
 
 
 def test_a_weight_beyond_half_precision_is_refused(tmp_path):

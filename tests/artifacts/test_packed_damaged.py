@@ -1,6 +1,7 @@
 """A packed file that is not whole, not ours, or of another network is refused."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -136,7 +137,47 @@ def a_frame_that_ends_early(manifest, frames):
     frames["values"] = frames["values"][:-5]
 
 
+def a_mask_without_positions(manifest, frames):
+    manifest["tensors"][0]["mask"] = True
+
+
+def a_mask_that_is_text(manifest, frames):
+    manifest["tensors"][1]["mask"] = "no"
+
+
+def a_name_that_is_none(manifest, frames):
+    manifest["tensors"][1]["name"] = [1]
+
+
+def a_shape_of_booleans(manifest, frames):
+    manifest["tensors"][0]["shape"] = [True] * len(manifest["tensors"][0]["shape"])
+
+
+def another_type(manifest, frames):
+    manifest["tensors"][0]["dtype"] = "I32"  # of the same bytes
+
+
+def positions_of_what_has_none(manifest, frames):
+    manifest["tensors"][0]["position_bytes"] = 1
+
+
+def positions_longer_than_any(manifest, frames):
+    entry = manifest["tensors"][1]
+    entry["position_bytes"] = entry["count"] + math.prod(entry["shape"])
+
+
+def no_entry(manifest, frames):
+    manifest["tensors"][1] = None
+
+
+def a_number_that_json_has_not(manifest, frames):
+    manifest["metadata"]["density"] = float("nan")
+
+
 CHANGES = [
+    *(a_mask_without_positions, a_mask_that_is_text, a_name_that_is_none, a_shape_of_booleans),
+    *(another_type, positions_of_what_has_none, positions_longer_than_any, no_entry),
+    a_number_that_json_has_not,
     *(another_architecture, unknown_architecture, no_metadata, metadata_of_another_kind),
     *(another_checksum, another_mask, one_value_more, too_many_values, a_huge_shape, no_shape),
     *(a_negative_length, an_unknown_type, an_unknown_key, an_unknown_coding, a_tensor_less),

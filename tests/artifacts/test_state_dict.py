@@ -42,7 +42,9 @@ def test_a_plain_state_dict_is_read_into_a_named_architecture(tmp_path, name):
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_checkpoints_and_wrappers_prefixes_are_seen_through(tmp_path, key, prefix):
     wrapped = {f"{prefix}{name}": tensor for name, tensor in state().items()}
     path = written(tmp_path, {"epoch": 3, key: wrapped})
@@ -133,6 +135,36 @@ def test_tensors_that_are_no_dense_floats_are_refused(tmp_path, change, message)
     tensors["0.weight"] = change(tensors["0.weight"])
     with pytest.raises(UsageError, match=message):
         read_state_dict(written(tmp_path, tensors), BN)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
+def test_values_that_are_no_finite_single_are_refused(tmp_path, value):
+    tensors = state()
+    tensors["0.weight"] = tensors["0.weight"].double()
+    tensors["0.weight"][0, 0, 0, 0] = value
+    with pytest.raises(UsageError, match=r"infinite or no numbers, in 0\.weight"):
+        read_state_dict(written(tmp_path, tensors), BN)
+
+
+def test_a_last_layer_for_other_classes_is_told_with_the_remedy(tmp_path):
+    path = written(tmp_path, state())
+    with pytest.raises(UsageError, match="If it tells 10 classes apart, say so: num_classes"):
+        read_state_dict(path, {**BN, "num_classes": 7})
+
+
+def test_a_network_that_normalises_is_told_with_the_remedy(tmp_path):
+    said = {"normalize.mean": torch.tensor([0.5]), "normalize.std": torch.tensor([0.25])}
+    path = written(tmp_path, state(NORMALISED) | said)
+    with pytest.raises(UsageError, match=r"name the model's 'mean' \[0.5\] and 'std' \[0.25\]"):
+        read_state_dict(path, DIGITS)
+
+
+def test_a_counter_that_the_file_has_is_the_file_s(tmp_path):
+    tensors = state()
+    name = next(name for name in tensors if name.endswith("num_batches_tracked"))
+    tensors[name] = torch.tensor(7)
+    found = read_state_dict(written(tmp_path, tensors), BN).model.state_dict()
+    assert found[name] == 7
 
 
 def test_half_precision_is_read_as_it_is_meant(tmp_path):

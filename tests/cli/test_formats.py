@@ -111,6 +111,14 @@ def test_a_plain_state_dict_is_judged_under_a_named_architecture(
     assert "29,472" in shown.out
 
 
+def test_checkpoints_of_one_name_are_imported_side_by_side(command: Command, here: Path) -> None:
+    for density in ("0.1", "0.01"):
+        reference().write(here / f"m.k{density}.pth.tar")
+        said = command("import-hydra", f"m.k{density}.pth.tar", "--density", density)
+        assert f"written to m.k{density}.safetensors" in said.out
+    assert read_model(here / "m.k0.1.safetensors").metadata["density"] == 0.1
+
+
 def told(said: Any, *texts: str) -> None:
     assert said.code == 2, said
     assert said.out == ""
@@ -137,7 +145,19 @@ def test_mistakes_about_files_of_others(command: Command, plain: Path, pruned: P
         command("evaluate", pruned, "--arch", "cnn_small", "--data", "digits"),
         "name is 'cnn_digits' in the file and 'cnn_small' here",
     )
+    told(
+        command(
+            "evaluate", plain, "--arch", "{name: cnn_digits, weights: a.pt}", "--data", "digits"
+        ),
+        "'weights' is an option of recipes",
+    )
+    told(command("show", pruned.parent, "--arch", "cnn_digits"), "--arch is for a file of weights")
     told(command("evaluate", "nothing.pt"), "there is no model file nothing.pt")
+    told(
+        command("evaluate", "test_resnet", "--data", "digits"),
+        "weights tell 1000 classes apart, and 'digits' has 10",
+        "weights: pretrained",
+    )
     told(command("evaluate", "cnn_small"), "has no pretrained weights", "Name a file of weights")
     told(command("evaluate", "net.txt"), "there is no model file net.txt")
 
@@ -149,6 +169,11 @@ def test_mistakes_about_exports(command: Command, pruned: Path, here: Path) -> N
     (here / "file").write_text("")
     told(command("export", pruned, "--out", "file/net.packed.safetensors"), "cannot write")
     assert command("export", pruned, "--format", "zip").code == 2
+    told(command("export", pruned, "--format", "onnx", "--values", "fp16"), "--values is of files")
+    told(command("export", pruned, "--normalisation", "fold"), "--normalisation is of files")
+    told(command("export", pruned, "--out", f"{'a' * 300}.packed.safetensors"), "cannot write")
+    (here / "a.packed.safetensors.md").mkdir()
+    told(command("export", pruned, "--out", "a.packed.safetensors"), "a.packed.safetensors.md: ")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -163,6 +188,10 @@ def test_mistakes_about_checkpoints(command: Command, here: Path) -> None:
     told(command("import-hydra", "a.pth.tar", "--density", "99"), "not in (0, 1]")
     told(command("import-hydra", "a.pth.tar", "--density", "0.1", "--arch", "vgg"), "vgg16_bn")
     told(command("import-hydra", "a.pth.tar", "--density", "0.1", "--data", "cifar"), "cifar10")
+    (here / "b.safetensors").symlink_to("a.pth.tar")
+    again = ("import-hydra", "a.pth.tar", "--density", "0.1", "--out", "b.safetensors")
+    told(command(*again), "is the checkpoint itself")
+    (here / "b.safetensors").unlink()
     told(command("import-hydra", "none.pth.tar"), "there is no model file none.pth.tar")
     target = here / "planted"
     reference().write(here / "evil.pth.tar", optimizer=Planted(target))

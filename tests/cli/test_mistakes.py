@@ -317,14 +317,11 @@ def test_a_file_that_is_no_model(
 def test_a_model_file_whose_mask_does_not_fit(
     command: Command, here: Path, small: RunResult
 ) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+    from robustprune.artifacts.sealed import read_sealed, write_sealed
 
-    with safe_open(small.folder / "hydra-0.1" / "model.safetensors", framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata, tensors = read_sealed(small.folder / "hydra-0.1" / "model.safetensors")
     tensors["0.weight"] = tensors["0.weight"] + 1
-    save_file(tensors, here / "model.safetensors", metadata=metadata)
+    write_sealed(here / "model.safetensors", tensors, metadata)
     assert_told(command("evaluate", here / "model.safetensors"), "0.weight has weights that its")
 
 

@@ -1,0 +1,68 @@
+"""Safetensors files that hold a network's tensors as they are, under a digest of all of them.
+
+The metadata is one key of sorted JSON without time, run id or absolute path (safetensors writes
+several keys in random order), so that equal content is an equal file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from robustprune.artifacts.container import KEY, open_safetensors, own_text, write_safetensors
+from robustprune.artifacts.metadata import described, parsed, written
+from robustprune.errors import UsageError
+
+_DIGEST = "sha256"
+
+
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata, whole or not at all."""
+    write_safetensors(path, tensors, _sealed(tensors, metadata))
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_sealed` wrote.
+
+    Raises:
+        UsageError: it is missing, somebody else's, or a single bit of it has changed.
+    """
+    try:
+        with open_safetensors(path) as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UsageError(f"{path} is damaged: {error}.") from None
+    metadata = _metadata(path, header)
+    if header != {KEY: _sealed(tensors, metadata)}:
+        raise UsageError(f"{path} is damaged: its content does not have the digest that it names.")
+    return metadata, tensors
+
+
+def sealed_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone; the digest, which is of the tensors too, is not looked at."""
+    with open_safetensors(path) as file:
+        return _metadata(path, file.metadata() or {})
+
+
+def _metadata(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    document = parsed(path, own_text(path, header))
+    document.pop(_DIGEST, None)
+    return described(path, document)
+
+
+def _sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """The metadata as text, with a digest of itself and of the tensors' names, types and bytes."""
+    digest = hashlib.sha256(written(dict(metadata)).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return written({**metadata, _DIGEST: digest.hexdigest()})
