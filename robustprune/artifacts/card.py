@@ -128,5 +128,5 @@ def _shown(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     steps = round(255 * value)  # of pixel values, in which radii are usually given
-    exact = 0 < steps < 255 and steps / 255 == value
+    exact = 0 < steps < 255 and steps / 255 == value != float(f"{value:.3g}")
     return f"{steps}/255" if exact else f"{value:.6g}"

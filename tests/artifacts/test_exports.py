@@ -194,7 +194,7 @@ def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
 def test_the_card_warns_of_what_the_file_knows(tmp_path):
     before = saved()
     before.metadata.update(
-        objective={"name": "stability", "sigma": 0.25},
+        objective={"name": "stability", "sigma": 0.8, "eps": 110 / 255},
         evaluate=[{"name": "smoothing"}],
         metrics={"smoothing": 0.5, "smoothing_n": 10},
         max_steps=3,
@@ -209,6 +209,7 @@ def test_the_card_warns_of_what_the_file_knows(tmp_path):
         "**An attack broke images that a certificate verified: claim nothing.**",
         "- Smoothing certifies what it makes of the network, not the network itself.",
         "- Started from: file a.pt, sha256 ab",
+        "- Objective: stability, sigma 0.8, eps 110/255",
         "| smoothing | 0.5 |  | 10 | smoothing |",
     ):
         assert line in text.splitlines()
