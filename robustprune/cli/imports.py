@@ -13,10 +13,10 @@ def import_parts(recipe: Path) -> None:
     Raises:
         UsageError: the recipe cannot be read, or an import is missing or raises.
     """
-    from robustprune.recipe.document import Document
+    from robustprune.recipe.extending import read_extended
     from robustprune.recipe.imports import run_imports
 
-    document = Document.read(recipe)
+    document = read_extended(recipe)
     problems = run_imports(document.values.get("imports"), recipe.parent)
     if problems:
         raise InvalidError(document.located(problems))

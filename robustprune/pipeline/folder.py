@@ -207,7 +207,8 @@ def read_json(path: Path, default: Any) -> Any:
 def _identity(recipe: Recipe, cut: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must have in common with the one it goes on with."""
     document = recipe.document()
-    del document["tracking"]
+    for about in ("tracking", "paper"):
+        del document[about]
     return {"recipe": document, **cut}
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from robustprune.errors import UsageError
 from robustprune.pruners import LearnedPruner, OneShotPruner, Pruner
+from robustprune.seeding import derive
 from robustprune.training.phase import Phase, norm_layers, norm_tensors, weight_tensors
 from robustprune.types import PhaseName
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from robustprune.datasets import Splits
     from robustprune.masking import MaskedModel
     from robustprune.recipe import PhaseOptions, Recipe
 
@@ -70,6 +76,26 @@ def finetune_epochs(recipe: Recipe, method: Pruner) -> int:
         return 0
     equal = isinstance(method, OneShotPruner) and method.equal_compute
     return recipe.finetune.epochs + (recipe.prune.epochs if equal else 0)
+
+
+def phase_data(recipe: Recipe, data: Splits, name: PhaseName) -> Splits:
+    """What a phase learns from: the prune phase from ``prune.share`` of the training images.
+
+    Larger shares hold the smaller ones, because all are the first of one random order.
+
+    Raises:
+        UsageError: the share is less than two images.
+    """
+    if name != "prune" or recipe.prune is None or recipe.prune.share == 1:
+        return data
+    assert data.train is not None
+    share, total = recipe.prune.share, len(data.train)
+    count = round(share * total)
+    if count < 2:
+        raise UsageError(f"prune.share: {share:g} of {total} training images is fewer than two.")
+    generator = torch.Generator().manual_seed(derive(recipe.seed, "prune", "share"))
+    chosen = torch.randperm(total, generator=generator)[:count]
+    return replace(data, train=data.train.select(chosen.sort().values))
 
 
 def _phase(name: PhaseName, network: str, options: PhaseOptions, **rest: Any) -> Phase:

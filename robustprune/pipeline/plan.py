@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from robustprune.masking import prunable_layers
 from robustprune.pipeline.network import initial_network
-from robustprune.pipeline.phases import finetune_epochs
+from robustprune.pipeline.phases import finetune_epochs, phase_data
 from robustprune.pipeline.runner import RUNS
 from robustprune.pruners import LearnedPruner
 from robustprune.seeding import fork
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from robustprune.datasets import Splits
     from robustprune.pruners import Pruner
     from robustprune.recipe import PhaseOptions, Recipe
+    from robustprune.types import PhaseName
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -55,13 +56,13 @@ class Plan:
         recipe = self.recipe
         rows = []
         if recipe.pretrain is not None:
-            rows.append(["dense", "pretrain", *self._cost(recipe.pretrain)])
+            rows.append(["dense", "pretrain", *self._cost("pretrain", recipe.pretrain)])
         for name, method, _ in self._pruned():
             if isinstance(method, LearnedPruner) and recipe.prune is not None:
-                rows.append([name, "prune", *self._cost(recipe.prune)])
+                rows.append([name, "prune", *self._cost("prune", recipe.prune)])
             if recipe.finetune is not None:
                 epochs = finetune_epochs(recipe, method)
-                rows.append([name, "finetune", *self._cost(recipe.finetune, epochs)])
+                rows.append([name, "finetune", *self._cost("finetune", recipe.finetune, epochs)])
         total = sum(int(row[-1].replace(",", "")) for row in rows)
         rows.append(["all", "", "", "", f"{total:,}"])
         return ["network", "phase", "epochs", "steps an epoch", "steps"], rows
@@ -96,10 +97,11 @@ class Plan:
             masked = method.attach(copy.deepcopy(self.model), density)
         return {layer.name: layer.kept for layer in masked.report()}
 
-    def _cost(self, phase: PhaseOptions, epochs: int | None = None) -> list[str]:
-        assert self.data.train is not None
-        repeats = getattr(self.recipe.objective, "repeats", 1)
-        steps = self.data.train.steps(phase.batch_size) * repeats
+    def _cost(self, name: PhaseName, phase: PhaseOptions, epochs: int | None = None) -> list[str]:
+        train = phase_data(self.recipe, self.data, name).train
+        assert train is not None
+        repeats = getattr(self.recipe.objective_of(name), "repeats", 1)
+        steps = train.steps(phase.batch_size) * repeats
         epochs = phase.epochs if epochs is None else epochs
         return [str(epochs), f"{steps:,}", f"{epochs * steps:,}"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from robustprune import __version__
 
 if TYPE_CHECKING:
+    from robustprune.parts import Part
     from robustprune.pruners import Pruner
     from robustprune.recipe import Recipe
 
@@ -55,11 +56,18 @@ def provenance(
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": data,
-        "objective": document["objective"],
+        "objective": _objective(recipe, pruner).model_dump(mode="json"),
         "evaluate": document["evaluate"],
         "channels_last": recipe.compute.channels_last,
         "versions": {"robustprune": __version__, "torch": metadata.version("torch")},
     }
+
+
+def _objective(recipe: Recipe, pruner: Pruner | None) -> Part:
+    """What the network minimised last: attacks and certificates are chosen by it."""
+    if pruner is None:
+        return recipe.objective_of("pretrain")
+    return recipe.objective_of("prune" if recipe.finetune is None else "finetune")
 
 
 def _absolute(path: str | None) -> bool:

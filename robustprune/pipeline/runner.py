@@ -25,7 +25,7 @@ from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.images import check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import initial_network, shape
-from robustprune.pipeline.phases import pretraining, pruning
+from robustprune.pipeline.phases import phase_data, pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.verdicts import Verdicts
@@ -210,17 +210,18 @@ class _Run:
 
     def _train(self, model: nn.Module, phases: list[Phase]) -> None:
         """Train one phase after the other; curves go to the tracker and to ``history.json``."""
-        trainer = Trainer(
-            accelerator=self.compute.accelerator,
-            memory_format=self.compute.memory_format,
-            objective=self.recipe.objective,  # type: ignore[arg-type]
-            data=self.data,
-            seed=self.recipe.seed,
-            console=self.console,
-            on_epoch=Curves(self.folder, self.tracker).add,
-            max_steps=self.max_steps,
-        )
+        curves = Curves(self.folder, self.tracker)
         for phase in phases:
+            trainer = Trainer(
+                accelerator=self.compute.accelerator,
+                memory_format=self.compute.memory_format,
+                objective=self.recipe.objective_of(phase.name),  # type: ignore[arg-type]
+                data=phase_data(self.recipe, self.data, phase.name),
+                seed=self.recipe.seed,
+                console=self.console,
+                on_epoch=curves.add,
+                max_steps=self.max_steps,
+            )
             trainer.run(phase, model, self.folder.state(phase.network, phase.name))
 
     def _open(self, name: str, *, pruner: str | None, density: float) -> None:

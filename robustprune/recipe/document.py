@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -18,8 +18,15 @@ _MOST_BYTES = 2**20
 _STARTS = "expected 'key: value' lines such as 'name: …'. Start from a file in recipes/"
 
 
+class Spot(NamedTuple):
+    """Where a value was written."""
+
+    source: str
+    line: int
+
+
 class Document:
-    """A YAML mapping that knows the line of each of its values.
+    """A YAML mapping that knows the file and the line of each of its values.
 
     Attributes:
         source: the file's name, for messages.
@@ -38,7 +45,8 @@ class Document:
         self.values = reading.values
         if not isinstance(self.values, dict):
             raise UsageError(f"{source} is not a recipe: found {shown(self.values)}, {_STARTS}.")
-        self._lines = reading.lines
+        self._spots = {keys: Spot(source, line) for keys, line in reading.lines.items()}
+        self._sources = [source]
         self.problems = self.located(reading.problems)
 
     @classmethod
@@ -63,6 +71,14 @@ class Document:
         except UnicodeDecodeError:
             raise UsageError(f"{path} is not a recipe: it is not UTF-8 text.") from None
 
+    def extend(self, base: Document) -> None:
+        """Put ``base`` below what stands here; see `merged`. Problems are those of both."""
+        self.values = merged(base.values, self.values)
+        kept = {keys: spot for keys, spot in base._spots.items() if _stands(self.values, keys)}
+        self._spots = {**kept, **self._spots}
+        self._sources = list(dict.fromkeys([*self._sources, *base._sources]))
+        self.problems = [*base.problems, *self.problems]
+
     def override(self, assignment: str) -> None:
         """Apply one ``key.subkey.0=value``; the value is YAML.
 
@@ -74,11 +90,14 @@ class Document:
         except UsageError as error:
             self.problems.append(Problem((), f"--set {assignment}: {error}"))
             return
-        self._lines = _outside(keys, self._lines)
+        self._spots = _outside(keys, self._spots)
         self._overridden = {**_outside(keys, self._overridden), keys: f"--set {assignment}"}
 
     def located(self, problems: Iterable[Problem]) -> list[Problem]:
-        """The problems in the file's order, ``file:line`` or the override at fault before each."""
+        """The problems in the file's order, ``file:line`` or the override at fault before each.
+
+        Those in a file that this one extends come after its own.
+        """
         found = [(*self._where(problem.place), problem) for problem in problems]
         found.sort(key=lambda item: item[0])
         return [
@@ -86,19 +105,20 @@ class Document:
             for _, where, problem in found
         ]
 
-    def _where(self, place: Place) -> tuple[float, str]:
-        """A line to sort by, and what to put before a problem."""
+    def _where(self, place: Place) -> tuple[tuple[float, int], str]:
+        """File and line to sort by, and what to put before a problem."""
         keys = tuple(map(str, place))
         inside = [text for known, text in self._overridden.items() if known[: len(keys)] == keys]
         if keys and inside:
-            return math.inf, inside[-1]
+            return (math.inf, 0), inside[-1]
         for known in (keys[:length] for length in range(len(keys), -1, -1)):
             if known in self._overridden:
-                return math.inf, self._overridden[known]
-            if known in self._lines:
+                return (math.inf, 0), self._overridden[known]
+            if known in self._spots:
+                source, line = self._spots[known]
                 renamed = "".join(f" with {text}" for _, text in self._renamed(keys))
-                return self._lines[known], f"{self.source}:{self._lines[known]}{renamed}"
-        return 0, self.source
+                return (self._sources.index(source), line), f"{source}:{line}{renamed}"
+        return (0, 0), self.source
 
     def _renamed(self, keys: Keys) -> list[tuple[str, str]]:
         """The innermost part around ``keys`` that an override made another, and that override."""
@@ -109,11 +129,26 @@ class Document:
     def _remedy(self, place: Place) -> str:
         """For an option of the file's own part, after an override of that part's name only."""
         keys = tuple(map(str, place))
-        renamed = self._renamed(keys) if keys in self._lines else []
+        renamed = self._renamed(keys) if keys in self._spots else []
         return "".join(
             f" To replace the whole part: --set {part}={text.partition('=')[2].strip()}"
             for part, text in renamed
         )
+
+
+def merged(base: Mapping[str, Any], own: Mapping[str, Any], *, top: bool = True) -> dict[str, Any]:
+    """``own`` over ``base``: mappings are merged deeply, lists and scalars replaced.
+
+    A part of another ``name`` replaces the base's whole, because options of one part mean nothing
+    to another. At the ``top`` the name is the recipe's.
+    """
+    if not top and "name" in own and own["name"] != base.get("name"):
+        return dict(own)
+    result = {**base, **own}
+    for key in base.keys() & own.keys():
+        if isinstance(base[key], Mapping) and isinstance(own[key], Mapping):
+            result[key] = merged(base[key], own[key], top=False)
+    return result
 
 
 def dump(values: Any) -> str:
@@ -125,6 +160,18 @@ def dump(values: Any) -> str:
 def _outside(keys: Keys, known: Mapping[Keys, T]) -> dict[Keys, T]:
     """What is known about places that are neither ``keys`` nor below it."""
     return {place: what for place, what in known.items() if place[: len(keys)] != keys}
+
+
+def _stands(values: Any, keys: Keys) -> bool:
+    """Whether there is a value at ``keys``."""
+    for key in keys:
+        if isinstance(values, Mapping) and key in values:
+            values = values[key]
+        elif isinstance(values, list) and key.isdigit() and int(key) < len(values):
+            values = values[int(key)]
+        else:
+            return False
+    return True
 
 
 def _beside(path: Path) -> str:

@@ -16,9 +16,16 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from robustprune.arithmetic import PATTERN
 from robustprune.families import family
 from robustprune.parts import PartOf
+from robustprune.recipe.extending import KEY
 from robustprune.recipe.schema import Recipe
 
 Schema = dict[str, Any]
+
+_EXTENDS = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    "description": "A recipe, or several, relative to this file, of which later ones win. This "
+    "file's mappings are merged into theirs; its lists and scalars replace theirs.",
+}
 
 _ARITHMETIC = {
     "type": "string",
@@ -30,18 +37,33 @@ _ARITHMETIC = {
 def json_schema() -> Schema:
     """The JSON Schema (draft 2020-12) of a recipe, with every part that is registered now.
 
-    A part of a family is its name alone, if it needs no option, or ``{name: …, option: …}``.
+    A part of a family is its name alone, if it needs no option, or ``{name: …, option: …}``. In a
+    recipe that extends another one no key is required, because that one may have it.
     """
-    composer = _Composer()
-    root = composer.options(Recipe)
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return {**dialect, **root, "title": "robustprune recipe", "$defs": composer.definitions}
+    whole, rest = _Composer(), _Composer(prefix="extending.", partial=True)
+    complete, partial = whole.options(Recipe), rest.options(Recipe)
+    partial["properties"] = {KEY: _EXTENDS, **partial["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "robustprune recipe",
+        "description": complete["description"],
+        "if": {"required": [KEY]},
+        "then": partial,
+        "else": complete,
+        "$defs": {**whole.definitions, **rest.definitions},
+    }
 
 
 class _Composer:
-    """Composes schemas; groups of options, parts and families become definitions."""
+    """Composes schemas; groups of options, parts and families become definitions.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of the definitions' names.
+        partial: require nothing, not even a part's name: the rest is in another file.
+    """
+
+    def __init__(self, *, prefix: str = "", partial: bool = False) -> None:
+        self._prefix, self._partial = prefix, partial
         self.definitions: dict[str, Schema] = {"arithmetic": _ARITHMETIC}
 
     def options(self, schema: type[BaseModel], *, name: str | None = None) -> Schema:
@@ -54,7 +76,7 @@ class _Composer:
             "type": "object",
             "description": inspect.cleandoc(schema.__doc__ or ""),
             "properties": properties,
-            "required": required if name is None else ["name", *required],
+            "required": self._required(required if name is None else ["name", *required]),
             "additionalProperties": False,
         }
 
@@ -90,10 +112,14 @@ class _Composer:
         needed = [name for name, field in schema.model_fields.items() if _needed(field)]
         return {"anyOf": [{"type": "string"}, reference]} if needed == ["name"] else reference
 
+    def _required(self, keys: list[str]) -> list[str]:
+        return [] if self._partial else keys
+
     def _family(self, name: str) -> Schema:
         def choices() -> Schema:
             parts = {part: family(name).get(part) for part in family(name).names()}
-            return {"oneOf": [each for item in parts.items() for each in self._part(name, *item)]}
+            each = [each for item in parts.items() for each in self._part(name, *item)]
+            return {"anyOf": each} if self._partial else {"oneOf": each}
 
         return self._define(name, choices)
 
@@ -103,7 +129,8 @@ class _Composer:
         short = {"const": name, "description": _summary(part)}
         return [mapping] if any(map(_needed, part.model_fields.values())) else [short, mapping]
 
-    def _define(self, key: str, compose: Callable[[], Schema]) -> Schema:
+    def _define(self, name: str, compose: Callable[[], Schema]) -> Schema:
+        key = f"{self._prefix}{name}"
         if key not in self.definitions:
             self.definitions[key] = {}  # stands there already when a part holds its own family
             self.definitions[key] = compose()

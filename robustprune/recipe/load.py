@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from robustprune.errors import InvalidError, Place, Problem
 from robustprune.parts import build
-from robustprune.recipe.document import Document
+from robustprune.recipe.extending import read_extended
 from robustprune.recipe.imports import import_files, run_imports
 from robustprune.recipe.schema import PhaseOptions, Recipe
 from robustprune.sentences import keys_of
+from robustprune.types import PhaseName
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply ``key=value`` overrides, run its imports and validate all of it.
+    """Read a recipe and what it extends, apply overrides, run its imports and validate all of it.
+
+    Args:
+        path: the file.
+        overrides: ``key=value``, applied to the whole.
 
     Raises:
         UsageError: the file cannot be read, or an `InvalidError` that names every problem with
             its line and the nearest valid name.
     """
     path = Path(path)
-    document = Document.read(path)
+    document = read_extended(path)
     for assignment in overrides:
         document.override(assignment)
     problems = run_imports(document.values.get("imports"), path.parent)
@@ -39,15 +45,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def inconsistencies(recipe: Recipe) -> list[Problem]:
     """What is wrong although each value is right by itself."""
     problems = []
-    phases = {"pretrain": recipe.pretrain, "prune": recipe.prune, "finetune": recipe.finetune}
-    for name, phase in phases.items():
+    for name in get_args(PhaseName):
+        phase, objective = recipe.phase(name), recipe.objective_of(name)
         if phase is None:
             continue
         if phase.select == "best" and not getattr(recipe.data, "validation", 0):
             message = "needs a validation split: set data.validation, e.g. 0.04, or select: last."
             problems.append(Problem((name, "select"), message))
-        if phase.accumulate > 1 and getattr(recipe.objective, "repeats", 1) > 1:
-            message = f"objective '{recipe.objective.registered_name}' repeats batches: use 1."
+        if phase.accumulate > 1 and getattr(objective, "repeats", 1) > 1:
+            message = f"objective '{objective.registered_name}' repeats batches: use 1."
             problems.append(Problem((name, "accumulate"), message))
     if recipe.pretrain is None and recipe.model.weights is None:
         message = (

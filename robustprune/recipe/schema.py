@@ -9,7 +9,9 @@ from pydantic import Field, PrivateAttr
 
 from robustprune.models.options import ModelOptions
 from robustprune.parts import Options, Part, PartOf
+from robustprune.recipe.paper import PaperOptions
 from robustprune.tracking.options import TrackingOptions
+from robustprune.types import PhaseName
 
 
 class PhaseOptions(Options):
@@ -27,6 +29,8 @@ class PhaseOptions(Options):
     """Made anew for the phase."""
     schedule: Annotated[Part, PartOf("schedules", {"name": "cosine"})]
     """Factor on the learning rate."""
+    objective: Annotated[Part, PartOf("objectives")] | None = None
+    """What this phase minimises, where that is not the recipe's own objective."""
 
 
 class PruneOptions(PhaseOptions):
@@ -39,6 +43,9 @@ class PruneOptions(PhaseOptions):
     reference. Scores may need a rate at which norm layers diverge."""
     densities: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
     """Fractions of the prunable weights to keep."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the training images that scores are learned from: the first of a random order that
+    follows from the seed, the same for every method. An epoch is one pass over them."""
 
 
 class ComputeOptions(Options):
@@ -66,7 +73,8 @@ class Recipe(Options):
     model: ModelOptions
     """The network."""
     objective: Annotated[Part, PartOf("objectives")]
-    """Minimised in every phase: over weights, over scores, over the weights that are left."""
+    """Minimised in every phase that names none of its own: over weights, over scores, over the
+    weights that are left."""
     pretrain: PhaseOptions | None = None
     """Trains the dense network; may be left out if ``model.weights`` names trained ones."""
     prune: PruneOptions | None = None
@@ -81,6 +89,8 @@ class Recipe(Options):
     """Device, precision, threads."""
     imports: list[str] = []
     """Files (relative to the recipe) or modules that register parts of your own; they are run."""
+    paper: PaperOptions | None = None
+    """The setting of a paper that this recipe repeats; nothing is computed from it."""
 
     _files: dict[str, Path] = PrivateAttr(default_factory=dict)
 
@@ -88,6 +98,15 @@ class Recipe(Options):
     def files(self) -> dict[str, Path]:
         """The entries of ``imports`` that are files, and where they were found."""
         return self._files
+
+    def phase(self, name: PhaseName) -> PhaseOptions | None:
+        """The options of a phase, if the recipe has it."""
+        return {"pretrain": self.pretrain, "prune": self.prune, "finetune": self.finetune}[name]
+
+    def objective_of(self, name: PhaseName) -> Part:
+        """What a phase minimises: its own objective, or the recipe's."""
+        phase = self.phase(name)
+        return self.objective if phase is None or phase.objective is None else phase.objective
 
     def document(self) -> dict[str, Any]:
         """The resolved recipe as plain values: every option, defaults included."""

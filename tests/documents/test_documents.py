@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,10 @@ def test_python_of_the_readme_runs_as_it_stands(workshop: Path, capsys: pytest.C
 def test_every_recipe_validates(document: str, workshop: Path):
     shown = recipes(document)
     assert shown
+    shutil.copytree(ROOT / "recipes", workshop / "recipes")  # what examples extend
     for number, recipe in enumerate(shown):
         whole = recipe if "name" in recipe else merged(quickstart(), recipe)
-        rp.load_recipe(write(workshop / f"{number}.yaml", whole))
+        rp.load_recipe(write(workshop / "recipes" / "mine" / f"{number}.yaml", whole))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -42,7 +42,8 @@ def objects(schema: Any) -> list[dict[str, Any]]:
 def test_it_is_plain_json_of_the_draft_it_names(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert json.loads(json.dumps(schema, allow_nan=False)) == schema
-    assert schema["required"] == ["name", "data", "model", "objective"]
+    assert schema["else"]["required"] == ["name", "data", "model", "objective"]
+    assert schema["then"]["required"] == []
 
 
 def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
@@ -117,6 +118,8 @@ RIGHT: list[dict[str, Any]] = [
     {"prune": None, "finetune": None, "imports": ["a.py"], "seed": "1e3"},
     {"prune": {"epochs": 1, "densities": ["1/10", 1], "methods": ["random"]}},
     {"data": {"name": "cifar10", "extra": {"path": "a.npz", "per_batch": 3}, "subset": None}},
+    {"finetune": {"epochs": 1, "objective": None}, "prune": None, "paper": {"source": "x"}},
+    {"pretrain": {"epochs": 1, "objective": {"name": "trades", "eps": "1/9"}}},
     {"model": {"name": "x", "mean": ["1/2"], "args": {"any": [{"deep": True}]}}},
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -136,6 +139,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prune": {"epochs": 1, "densities": [0], "methods": ["hydra"]}}, "$.prune"),
     ({"prune": {"epochs": 1, "densities": [], "methods": ["hydra"]}}, "$.prune"),
     ({"compute": {"device": "gpu"}}, "$.compute.device"),
+    ({"extends": "base.yaml", "compute": {"device": "gpu"}}, "$.compute.device"),
+    ({"extends": "base.yaml", "objective": {"epz": 1}}, "$.objective"),
+    ({"extends": "base.yaml", "objective": {"name": "pdg"}}, "$.objective"),
+    ({"extends": 3}, "$.extends"),
+    ({"prune": {"epochs": 1, "densities": [1], "methods": ["hydra"], "share": 0}}, "$.prune"),
+]
+EXTENDING: list[dict[str, Any]] = [
+    {"extends": "base.yaml"},
+    {"extends": ["a.yaml", "b.yaml"], "seed": 1, "prune": {"densities": [0.1]}},
+    {"extends": "base.yaml", "objective": {"eps": "8/255"}, "pretrain": {"optimizer": {"lr": 1}}},
 ]
 
 
@@ -143,6 +156,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_what_the_recipe_takes_the_schema_takes(sections: dict[str, Any], validator: Any) -> None:
     errors = validator.iter_errors({**GOOD_SECTIONS, **sections})
     assert [(error.json_path, error.message) for error in errors] == []
+
+
+@pytest.mark.parametrize("values", EXTENDING)
+def test_what_extends_another_recipe_need_not_be_whole(values: Any, validator: Any) -> None:
+    assert list(validator.iter_errors(values)) == []
+    assert list(validator.iter_errors({k: v for k, v in values.items() if k != "extends"}))
 
 
 @pytest.mark.parametrize(("sections", "place"), WRONG)
