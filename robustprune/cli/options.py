@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
-from robustprune.parts import Options, Part
+from robustprune.parts import Options, Part, PartOf
 
 
 class Option(NamedTuple):
@@ -20,6 +20,7 @@ class Option(NamedTuple):
         required: whether a recipe must give it.
         meaning: its docstring on one line.
         group: if it is a group of options, those.
+        family: if it is a part or a list of parts, the registry that names them; else empty.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Option(NamedTuple):
     required: bool
     meaning: str
     group: list[Option]
+    family: str = ""
 
 
 def options(schema: type[Options]) -> list[Option]:
@@ -45,10 +47,18 @@ def _option(key: str, field: FieldInfo) -> Option:
     group = _group(field.annotation)
     if group is None:
         default = _default(field)
-        return Option(key, _kind(field), default, field.is_required() and not default, meaning, [])
+        required = field.is_required() and not default
+        return Option(key, _kind(field), default, required, meaning, [], _family(field))
     optional = " or nothing" if type(None) in typing.get_args(field.annotation) else ""
     kind = f"a group of options{optional}"
     return Option(key, kind, "", field.is_required(), meaning, options(group))
+
+
+def _family(field: FieldInfo) -> str:
+    """Read off the field's own mark, or that of a list's items."""
+    items = [getattr(item, "__metadata__", ()) for item in typing.get_args(field.annotation)]
+    marks = [mark for mark in (*field.metadata, *sum(items, ())) if isinstance(mark, PartOf)]
+    return marks[0].family if marks else ""
 
 
 def _group(hint: Any) -> type[Options] | None:
@@ -78,7 +88,7 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    marks = [mark.default for mark in field.metadata if hasattr(mark, "family")]
+    marks = [mark.default for mark in field.metadata if isinstance(mark, PartOf)]
     if marks and marks[0] is not None:
         return str(marks[0]["name"])
     if field.is_required():
