@@ -15,20 +15,11 @@ from pages import add, cell, code, table
 
 from robustprune.cli.options import Option, options
 from robustprune.families import FAMILIES, family
-from robustprune.models import BACKBONES, ModelOptions
-from robustprune.parts import Options, Part
+from robustprune.models import BACKBONES
+from robustprune.parts import Part
 from robustprune.recipe import Recipe
-from robustprune.recipe.schema import ComputeOptions, PhaseOptions, PruneOptions
-from robustprune.tracking.options import TrackingOptions
 
 _COLUMNS = ("option", "type", "default", "meaning")
-_SECTIONS: dict[tuple[str, ...], type[Options]] = {
-    ("model",): ModelOptions,
-    ("pretrain", "finetune"): PhaseOptions,
-    ("prune",): PruneOptions,
-    ("tracking",): TrackingOptions,
-    ("compute",): ComputeOptions,
-}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -75,28 +66,43 @@ def models_page() -> str:
 
 def recipe_page() -> str:
     """A recipe's keys, and the options of its sections that are no parts."""
-    rows = [(code(o.key), _section(o), *_default_and_meaning(o)) for o in options(Recipe)]
+    keys = options(Recipe)
+    sections = _sections(keys)
+    rows = [(code(o.key), _value(o, sections), *_default_and_meaning(o)) for o in keys]
     about = (
         "What a recipe may say. `robustprune schema` prints the same as JSON Schema, for editors."
     )
     lines = ["# Recipes", about, table(("key", "value", *_COLUMNS[2:]), rows)]
-    for keys, schema in _SECTIONS.items():
-        title = " and ".join(f"`{key}:`" for key in keys)
-        about = " ".join((schema.__doc__ or "").split("\n\n")[0].split())
-        lines += [f"## {title} {{#{keys[0]}}}", about, _table(schema)]
+    for section in sections:
+        title = " and ".join(f"`{option.key}:`" for option in section)
+        lines += [f"## {title} {{#{section[0].key}}}", _table(section[0].group)]
     return "\n\n".join([*lines, ""])
+
+
+def _sections(keys: list[Option]) -> list[list[Option]]:
+    """The keys that take a group of options; those that take the same ones stand together."""
+    sections: dict[str, list[Option]] = {}
+    for option in keys:
+        if option.group:
+            sections.setdefault(repr(option.group), []).append(option)
+    return list(sections.values())
+
+
+def _value(option: Option, sections: list[list[Option]]) -> str:
+    """A link to the options that a recipe's key takes, or its type."""
+    places = [section[0].key for section in sections if option in section]
+    return f"[options](#{places[0]})" if places else _kind(option)
 
 
 def _part(name: str, part: type[Part]) -> str:
     where = _source_file(part.__module__)
     about = inspect.cleandoc(part.__doc__ or "")
-    rows = _table(part) if part.model_fields else "It has no options."
+    rows = _table(options(part)) if part.model_fields else "It has no options."
     return f"## {name}\n\n{about}\n\nSource code: {where}\n\n{rows}\n"
 
 
-def _table(schema: type[Options]) -> str:
-    described = _flat(options(schema))
-    rows = ((code(key), _kind(o), *_default_and_meaning(o)) for key, o in described)
+def _table(described: list[Option]) -> str:
+    rows = ((code(key), _kind(o), *_default_and_meaning(o)) for key, o in _flat(described))
     return table(_COLUMNS, rows)
 
 
@@ -114,12 +120,6 @@ def _flat(described: list[Option], prefix: str = "") -> Iterator[tuple[str, Opti
 def _kind(option: Option) -> str:
     """A link to the registry that names its parts, or its type."""
     return f"[{option.family}]({option.family}.md)" if option.family else cell(option.kind)
-
-
-def _section(option: Option) -> str:
-    """A link to the options that a recipe's key takes, or its type."""
-    section = next((keys[0] for keys in _SECTIONS if option.key in keys), None)
-    return _kind(option) if section is None else f"[options](#{section})"
 
 
 def _source_file(module: str) -> str:

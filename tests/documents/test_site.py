@@ -124,6 +124,8 @@ def test_options_are_shown_with_type_and_default(hooks: dict[str, ModuleType]):
         row.startswith("| `methods` | [pruners](pruners.md) | **required** |") for row in rows
     )
     assert any(row.startswith("| `finetune` | [options](#pretrain) |  |") for row in rows)
+    assert "## `pretrain:` and `finetune:` {#pretrain}" in rows
+    assert any(row.startswith("| `channels_last` | bool | `False` | ") for row in rows)
     assert all(f"| `{name}` |" in registries.models_page() for name in BACKBONES)
 
 
