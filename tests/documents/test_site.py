@@ -165,6 +165,20 @@ def test_ours_names_the_ball_and_the_runs(hooks: dict[str, ModuleType]):
         hooks["ours"].ours("pgd", ["unheard_of"])
 
 
+def test_gains_of_the_paper_page_are_those_computed_by_hand():
+    text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [A-Z].*, .* \| (magnitude|HYDRA) \| (.*) \|$", text, re.MULTILINE)
+    numbers = [[float(cell) for cell in cells.split(" | ")] for _, cells in rows]
+    assert [method for method, _ in rows] == ["magnitude", "HYDRA"] * 8
+    gains = [
+        [round(ours - theirs, 1) for ours, theirs in zip(hydra, magnitude, strict=True)]
+        for magnitude, hydra in zip(numbers[::2], numbers[1::2], strict=True)
+    ]
+    era = [[0, 0.7, 3.5, 7.4], [0, 1.4, 5.0, 10.0], [0, 0.9, 1.3, 17.8], [0, 3.4, 6.4, 7.1]]
+    smoothed = [[0, 1.1, 3.1, 10.3], [0, 2.0, 2.6, 6.9], [0, 0, -0.5, 6.7], [0, 0.1, 0.6, 14.6]]
+    assert gains == era + smoothed
+
+
 def test_recorded_pages_keep_links_inside_and_drop_those_outside(hooks: dict[str, ModuleType]):
     recorded = hooks["recorded"]
     page = recorded._recorded(RESULTS / "README.md")
