@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
-from pages import add, cell, code, table
+from pages import add, cell, code, prose, table
 
 from robustprune.cli.options import Option, options
 from robustprune.families import FAMILIES, family
@@ -96,7 +96,7 @@ def _value(option: Option, sections: list[list[Option]]) -> str:
 
 def _part(name: str, part: type[Part]) -> str:
     where = _source_file(part.__module__)
-    about = inspect.cleandoc(part.__doc__ or "")
+    about = prose(inspect.cleandoc(part.__doc__ or ""))
     rows = _table(options(part)) if part.model_fields else "It has no options."
     return f"## {name}\n\n{about}\n\nSource code: {where}\n\n{rows}\n"
 

@@ -23,18 +23,26 @@ from .markdown import ROOT
 
 pytest.importorskip("mkdocs", reason="the docs extra is not installed")
 RESULTS = ROOT / "benchmarks" / "results"
+TAGS = """
+a article blockquote body br button code dd defs del desc details div dl dt em footer form g h1 h2
+h3 h4 h5 h6 head header hr html img input kbd label li link main marker meta nav ol p path pre rect
+script small span strong style sub summary sup svg table tbody td text th thead title tr ul
+"""
+"""Anything else is ``<text>`` that was taken for a tag, and which a browser does not show."""
 
 
 class _Read(HTMLParser):
-    """The ids of a page, and the addresses that a browser fetches by itself."""
+    """The ids and tags of a page, and the addresses that a browser fetches by itself."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
         self.ids: set[str] = set()
+        self.tags: set[str] = set()
         self.fetched: set[str] = set()
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
         values = {name: value for name, value in attributes if value}
         self.ids |= {values["id"]} if "id" in values else set()
         followed = tag in ("a", "area")
@@ -73,6 +81,7 @@ def test_site_builds_fetches_nothing_and_leaves_nothing_out(tmp_path: Path):
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", style.read_text()), style
 
+    assert set().union(*(page.tags for page in pages.values())) <= set(TAGS.split())
     for name in FAMILIES:
         assert set(family(name).names()) <= pages[f"reference/{name}.html"].ids
     public = set(rp.__all__) - {"__version__", "masking", *FAMILIES}
@@ -105,8 +114,17 @@ def test_page_of_a_registry_has_every_option(name: str, hooks: dict[str, ModuleT
     assert list(sections) == family(name).names()
     for part, section in sections.items():
         for key, field in family(name).get(part).model_fields.items():
-            meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+            meaning = hooks["pages"].cell(field.description or "")
             assert re.search(rf"^\| `{key}` \|.*\| {re.escape(meaning)} \|$", section, re.MULTILINE)
+
+
+def test_prose_keeps_what_looks_like_a_tag(hooks: dict[str, ModuleType]):
+    pages = hooks["pages"]
+    assert pages.prose("a < b, <root> and `<id>` or ``a ` <b>``") == (
+        "a &lt; b, &lt;root> and `<id>` or ``a ` <b>``"
+    )
+    assert pages.cell("one |\n <two>") == "one \\| &lt;two>"
+    assert (pages.code("a | <b>"), pages.code("")) == ("`a \\| <b>`", "")
 
 
 def test_options_are_shown_with_type_and_default(hooks: dict[str, ModuleType]):
