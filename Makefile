@@ -1,13 +1,14 @@
 # make demo    set everything up and run the main job on embedded data
 # make test    set everything up and pass the tests
 # make lint    ruff, mypy and the import contract
+# make docs    build the documentation into site/; make docs-serve shows it while it is written
 # make bench   what speed is measured by; half an hour on a quiet machine
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint docs docs-serve bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -21,6 +22,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Quiet about MkDocs 2, which we do not use.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: setup
+	$(BIN)/mkdocs build
+
+docs-serve: setup
+	$(BIN)/mkdocs serve
 
 bench: setup
 	$(BIN)/python benchmarks/startup.py
@@ -43,4 +52,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

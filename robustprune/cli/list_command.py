@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import typing
 from argparse import Namespace
-from typing import Any
 
-from pydantic.fields import FieldInfo
-
+from robustprune.cli.options import Option, options, summary
 from robustprune.errors import UsageError, nearest
 from robustprune.families import FAMILIES, family
-from robustprune.parts import Options, Part
+from robustprune.parts import Part
 from robustprune.tracking import Console
 
 
@@ -34,54 +31,17 @@ def command(arguments: Namespace) -> None:
 
 
 def _part(console: Console, name: str, part: type[Part]) -> None:
-    console.info(f"{name}: {_summary(part)}")
-    _options(console, part, indent=4)
+    console.info(f"{name}: {summary(part)}")
+    _options(console, options(part), indent=4)
 
 
-def _options(console: Console, options: type[Options], *, indent: int) -> None:
+def _options(console: Console, described: list[Option], *, indent: int) -> None:
     """Each option on a line; those of a group below it, further in."""
-    for key, field in options.model_fields.items():
-        text = " ".join((field.description or "").split())
-        group = field.annotation
-        if isinstance(group, type) and issubclass(group, Options) and not issubclass(group, Part):
-            console.info(f"{' ' * indent}{key} (a group of options): {text}")
-            _options(console, group, indent=indent + 4)
-        else:
-            console.info(f"{' ' * indent}{key} ({_kind(field)}){_default(field)}: {text}")
-
-
-def _summary(part: type[Part]) -> str:
-    return (part.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").replace("    ", "")
-
-
-def _kind(field: FieldInfo) -> str:
-    def name(hint: Any) -> str:
-        if typing.get_origin(hint) is typing.Literal:
-            return " | ".join(map(str, typing.get_args(hint)))
-        if hint is type(None):
-            return "nothing"
-        args = typing.get_args(hint)
-        if typing.get_origin(hint) is typing.Annotated:
-            return name(args[0])
-        if typing.get_origin(hint) is list:
-            return f"list of {name(args[0])}"
-        if args and typing.get_origin(hint) not in (tuple, dict):
-            return " or ".join(map(name, args))
-        return hint.__name__.lower() if isinstance(hint, type) and not args else str(hint)
-
-    return name(field.annotation)
-
-
-def _default(field: FieldInfo) -> str:
-    marks = [mark.default for mark in field.metadata if hasattr(mark, "family")]
-    if marks and marks[0] is not None:
-        return f" = {marks[0]['name']}"
-    if field.is_required():
-        return ", required"
-    default = field.get_default(call_default_factory=True)
-    if default is None:
-        return ""
-    return f" = {default:.6g}" if isinstance(default, float) else f" = {default}"
+    for option in described:
+        default = f" = {option.default}" if option.default else ""
+        default = ", required" if option.required else default
+        console.info(f"{' ' * indent}{option.key} ({option.kind}){default}: {option.meaning}")
+        _options(console, option.group, indent=indent + 4)
 
 
 def _models(console: Console, pattern: str) -> None:

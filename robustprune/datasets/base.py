@@ -47,8 +47,8 @@ class Dataset(Part, ABC):
     """
 
     root: Path | None = None
-    """The folder, 'data/<name>' if left out. A relative one is looked for from the working
-    directory, then as $ROBUSTPRUNE_DATA/<root>, then as $ROBUSTPRUNE_DATA/<name>."""
+    """The folder, `data/<name>` if left out. A relative one is looked for from the working
+    directory, then as `$ROBUSTPRUNE_DATA/<root>`, then as `$ROBUSTPRUNE_DATA/<name>`."""
     validation: float = Field(0.0, ge=0, lt=1)
     """Share of the training images held out, chosen by the recipe's seed."""
     subset: int | None = Field(None, gt=0)

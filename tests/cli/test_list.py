@@ -46,6 +46,13 @@ def test_a_group_of_options_is_shown_below_its_own_name(command: Command) -> Non
     assert "        phases (list of pretrain | prune | finetune) = ['pretrain']: " in out[place + 4]
 
 
+def test_a_group_that_may_be_absent_is_shown_with_its_options(command: Command) -> None:
+    out = command("list", "datasets", "mnist").out.splitlines()
+    (place,) = [n for n, line in enumerate(out) if line.startswith("    extra (")]
+    assert out[place].startswith("    extra (a group of options or nothing): Pseudo-labelled")
+    assert out[place + 1].startswith("        path (path), required: ")
+
+
 def test_models_are_ours_and_timms(command: Command) -> None:
     out = command("list", "models", "cnn").out.splitlines()
     assert out[:4] == ["cnn_digits", "cnn_large", "cnn_small", "cnn_small_bn"]

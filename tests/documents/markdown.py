@@ -12,7 +12,8 @@ import yaml
 from robustprune.recipe.imports import run_imports
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+PAGES = tuple(sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *PAGES)
 BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -33,6 +34,11 @@ def blocks(document: str, language: str) -> list[Block]:
 
 def recipes(document: str) -> list[dict[str, Any]]:
     return [yaml.safe_load(block.text) for block in blocks(document, "yaml")]
+
+
+def plain_python(document: str) -> list[str]:
+    """Its Python that is not a file for recipes to import."""
+    return [block.text for block in blocks(document, "python") if not block.file]
 
 
 def snippets(document: str) -> list[dict[str, Any]]:

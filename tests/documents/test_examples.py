@@ -37,6 +37,57 @@ def test_smooth_pgd_is_its_formula(workshop: Path, monkeypatch: pytest.MonkeyPat
     assert loss.total.item() == pytest.approx(expected)
 
 
+def test_logit_pairing_is_its_formula(workshop: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    example = module(workshop / "my_method.py")
+    clean, perturbed = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.7, 0.1]])
+    monkeypatch.setattr(example["torchattacks"], "perturb", lambda *args, **options: perturbed)
+    loss = example["LogitPairing"](weight=2)(torch.log, clean, torch.tensor([0]), rp.Progress())
+    differences = [math.log(0.5 / 0.2), math.log(0.3 / 0.7), math.log(0.2 / 0.1)]
+    pairing = sum(difference**2 for difference in differences) / 3
+    assert loss.parts["pairing"].item() == pytest.approx(pairing)
+    assert loss.total.item() == pytest.approx(-math.log(0.2) + 2 * pairing)
+
+
+def test_scores_start_as_ranks_by_hand(workshop: Path):
+    import torch
+
+    example = module(workshop / "my_method.py")
+    weight = torch.tensor([[0.3, -4.0], [0.0, 1.0]])
+    assert example["ranks"](weight).tolist() == [[0.5, 1], [0.25, 0.75]]
+    model = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(weight)
+    masked = example["RankStart"]().attach(torch.nn.Sequential(model), 0.5)
+    assert masked.masks["0"].mask.tolist() == [[False, True], [False, True]]
+
+
+def test_corners_are_of_the_ball_and_the_worst_counts(workshop: Path):
+    import torch
+
+    example = module(workshop / "my_method.py")
+    seen: list[torch.Tensor] = []
+
+    def bright(images: torch.Tensor) -> torch.Tensor:
+        """Class 1 if the one pixel is above 0.5."""
+        seen.append(images)
+        return torch.stack([0.5 - images, images - 0.5], 1)
+
+    images, labels = torch.tensor([0.95, 0.6, 0.3, 0.0]), torch.tensor([1, 1, 1, 0])
+    corners = example["Corners"](eps=0.2, draws=20)
+    torch.manual_seed(0)
+    right = corners.judge(bright, images, labels, seed=0)["corners"]
+    assert right.tolist() == [True, False, False, True]  # 0.4 is dark, and 0.3 was wrong untouched
+    assert torch.equal(seen[0], images)
+    for corner in seen[1:]:
+        fair = [{0.75, 1.0}, {0.4, 0.8}, {0.1, 0.5}, {0.0, 0.2}]
+        assert all(
+            round(value, 5) in some for value, some in zip(corner.tolist(), fair, strict=True)
+        )
+    assert corners.refutes == ("linf", 0.2)
+
+
 def test_lamp_scores_by_hand(workshop: Path):
     import torch
 
