@@ -68,7 +68,7 @@ def numbers(value: Any) -> Any:
 
 
 def written(value: float) -> str:
-    """``value`` as a recipe would have it: ``0.2``, ``8/255`` where that is exact, or six digits."""
+    """``value`` as a recipe has it: ``0.2``, ``8/255`` where that is exact, else six digits."""
     if float(f"{value:.2g}") == value:
         return f"{value:g}"
     steps = round(255 * value)  # of pixel values, in which radii are usually given

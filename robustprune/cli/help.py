@@ -118,7 +118,7 @@ PNGs beside it: accuracy against density, against the attack's radius and agains
 what masks keep by magnitude and by layer, training curves, and attacked images.
 
   robustprune report runs/quickstart/<id>                     to report/report.html in that folder
-  robustprune report runs/quickstart/* --out quickstart.html  seeds of one recipe: their mean
+  robustprune report runs/quickstart/* --out seeds.html     means over seeds
   robustprune report mlflow:quickstart --uri http://localhost:5000
 
 Runs whose recipes differ only in their seed are one: means with intervals over seeds. What a run
