@@ -58,7 +58,7 @@ def section(groups: Sequence[Group]) -> Section:
 
 
 def _panels(group: Group, judge: Judge) -> Iterator[Figure]:
-    for density in group.densities or [1.0]:
+    for density in group.few or [1.0]:
         names = {v: n.name for v in group.variants if (n := group.named(v, density)) is not None}
         radii = {
             variant: _radii(group, name, judge.metric)

@@ -47,6 +47,7 @@ def section(groups: Sequence[Group]) -> Section:
             _Line(network, epochs)
             for run in group.runs
             for network in run.results.networks
+            if network.variant == "dense" or network.density in group.few
             if (epochs := run.history(network.name))
         ]
         if not lines:
@@ -75,7 +76,7 @@ def _panel(
 ) -> Figure:
     scale = 100 if _METRICS[metric] else 1
     variants = looks(network.variant for network, _ in lines)
-    pruned = [density for density in group.densities if any(n.density == density for n, _ in lines)]
+    pruned = [density for density in group.few if any(n.density == density for n, _ in lines)]
     styles = {density: STYLES[index % len(STYLES)] for index, density in enumerate(pruned)}
 
     def paint(axes: Axes) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import (
     FixedLocator,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (4.0, 3.3)  # inches
+_TITLE = 46  # characters of a title that fit above a panel
 _RC: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a page does not depend on the machine
     "font.size": 9,
@@ -92,10 +95,12 @@ def draw(
     def fill(canvas: Canvas) -> None:
         axes = canvas.subplots()
         paint(axes)
-        axes.set_title(title, loc="left")
+        axes.set_title(textwrap.fill(title, _TITLE), loc="left")
         handles, labels = axes.get_legend_handles_labels()
         if handles:
-            canvas.legend(handles, labels, loc="outside lower center", ncols=legend)
+            found = zip(handles, labels, strict=True)  # matplotlib names error bars last
+            pairs = sorted(found, key=lambda pair: not isinstance(pair[0], ErrorbarContainer))
+            canvas.legend(*zip(*pairs, strict=True), loc="outside lower center", ncols=legend)
 
     return compose(name, title, alt, fill, size=size)
 

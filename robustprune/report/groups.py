@@ -14,6 +14,8 @@ from robustprune.report.estimates import Estimate, estimate
 from robustprune.report.options import options
 from robustprune.report.runs import Run
 
+_MOST = 4  # densities that a reader can compare, panel by panel or by the style of a line
+
 
 @dataclass(frozen=True)
 class Group:
@@ -51,6 +53,12 @@ class Group:
         """The densities of the pruned networks, the largest first."""
         pruned = {n.density for n in self.networks if n.variant != "dense"}
         return sorted(pruned, reverse=True)
+
+    @property
+    def few(self) -> list[float]:
+        """Those that have a panel each: up to four, of more the ends and the middle."""
+        found = self.densities
+        return found if len(found) <= _MOST else [found[0], found[len(found) // 2], found[-1]]
 
     @property
     def paper(self) -> Paper | None:

@@ -30,7 +30,7 @@ def section(groups: Sequence[Group], masks: Mapping[str, Masks]) -> Section:
 
 
 def _panels(group: Group, read: Masks) -> Iterator[Figure]:
-    for density in group.densities:
+    for density in group.few:
         names = {v: n.name for v in group.variants if (n := group.named(v, density)) is not None}
         there = {v: read.networks[name] for v, name in names.items() if name in read.networks}
         if there:

@@ -68,12 +68,23 @@ def _work(groups: Sequence[Group]) -> list[Callable[[], Section]]:
     ]
 
 
+def _few(groups: Sequence[Group]) -> Iterator[str]:
+    for group in groups:
+        if len(group.few) < len(group.densities):
+            shown = ", ".join(f"{density:g}" for density in group.few)
+            yield (
+                f"{group.label} has {len(group.densities)} densities; where each has a panel or a "
+                f"line style of its own, only {shown} are shown."
+            )
+
+
 def _results(groups: Sequence[Group]) -> Section:
     found = Section("results", "Final metrics")
     found.text.append(
         "Accuracies in percent, with their 95 % interval in brackets. Turnover is the share of "
         "the kept weights that the initial scores did not keep: what the prune phase learned."
     )
+    found.text.extend(_few(groups))
     found.tables.extend(metrics_table(group) for group in groups)
     for group in groups:
         if group.paper is not None:

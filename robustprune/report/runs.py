@@ -57,8 +57,18 @@ class Run:
 
     @property
     def shortcomings(self) -> list[str]:
-        """Why this is not a whole and sound run, a phrase each; nothing if it is."""
-        return [*self._cut(), *self._unfinished(), *self._alarms()]
+        """Why this is not a whole and sound run, the worst first; nothing if it is."""
+        return [*self._alarms(), *self._cut(), *self._unfinished()]
+
+    @property
+    def state(self) -> str:
+        """The same in a few words."""
+        words = {
+            "SOUNDNESS ALARM": self.unsound,
+            f"cut at {self.results.max_steps} steps": any(self._cut()),
+            "unfinished": any(self._unfinished()),
+        }
+        return ", ".join(word for word, holds in words.items() if holds) or "complete"
 
     def _cut(self) -> Iterator[str]:
         if self.results.max_steps is not None:

@@ -51,7 +51,7 @@ def _families(group: Group) -> list[list[Judge]]:
 
 
 def _panels(group: Group, members: Sequence[Judge]) -> Iterator[Figure]:
-    for density in group.densities or [1.0]:
+    for density in group.few or [1.0]:
         names = {v: n.name for v in group.variants if (n := group.named(v, density)) is not None}
         curves = {variant: _curve(group, name, members) for variant, name in names.items()}
         curves = {"dense": _curve(group, "dense", members)} | curves

@@ -60,7 +60,7 @@ def runs_table(groups: Sequence[Group]) -> Table:
             str(run.results.seed),
             run.name,
             str(len(run.results.networks)),
-            "; ".join(run.shortcomings) or "complete",
+            run.state,
             str(run.results.environment.get("device", NONE)),
             str(run.results.environment.get("torch", NONE)),
         ]

@@ -14,7 +14,6 @@ from robustprune.report.sections import Section
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST = 3  # densities that are drawn: the ends and the middle
 _FLOOR = 0.5  # of the log axis, on which a bar of one weight is to be seen
 
 
@@ -37,10 +36,7 @@ def section(groups: Sequence[Group], masks: Mapping[str, Masks]) -> Section:
 
 
 def _panels(group: Group, read: Masks) -> Iterator[Figure]:
-    densities = group.densities
-    if len(densities) > _MOST:
-        densities = [densities[0], densities[len(densities) // 2], densities[-1]]
-    for density in densities:
+    for density in group.few:
         names = {v: n.name for v in group.variants if (n := group.named(v, density)) is not None}
         there = {v: read.networks[name] for v, name in names.items() if name in read.networks}
         if there:

@@ -6,6 +6,7 @@ from itertools import combinations, pairwise
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from robustprune.report.figures import density_axis, draw, slug, spread
@@ -68,3 +69,20 @@ def test_looks_differ_in_colour_and_marker_and_stand_out_from_the_page() -> None
 def luminance(colour: str) -> float:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_what_was_measured_comes_first_in_the_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[list[str]] = []
+    legend = Canvas.legend
+
+    def keep(canvas: Canvas, handles: object, labels: list[str], **options: object) -> object:
+        named.append(list(labels))
+        return legend(canvas, handles, labels, **options)
+
+    def paint(axes: Axes) -> None:
+        axes.plot([1], [1], label="hydra, paper")
+        axes.errorbar([1], [1], yerr=[[1], [1]], label="hydra")
+
+    monkeypatch.setattr(Canvas, "legend", keep)
+    draw("a", "a", "", paint)
+    assert named == [["hydra", "hydra, paper"]]

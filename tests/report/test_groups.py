@@ -79,3 +79,15 @@ def test_an_evaluator_that_is_missing_is_one_difference(tmp_path: Path) -> None:
     (whole, absent) = found.values
     assert absent == "absent"
     assert '"radius": 0.25' in whole
+
+
+def _many(document: dict[str, Any]) -> None:
+    more = [{"name": f"hydra-{d:g}", "density": d} for d in (0.9, 0.5, 0.05)]
+    document["networks"] += more
+
+
+def test_of_many_densities_the_ends_and_the_middle_are_shown(tmp_path: Path) -> None:
+    group = grouped([one(tmp_path / "a", change=_many)])[0]
+    assert group.densities == [0.9, 0.5, 0.1, 0.05, 0.01]
+    assert group.few == [0.9, 0.1, 0.01]
+    assert grouped([one(tmp_path / "b")])[0].few == [0.1, 0.01]

@@ -120,21 +120,26 @@ def _alarmed(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "state"),
     [
-        (_cut, "each phase was cut at 3 steps"),
-        (_without_the_last, "it is unfinished: magnitude-0.01 not there"),
-        (_unjudged, "it is unfinished: hydra-0.01 not there"),
-        (_alarmed, "SOUNDNESS ALARM for hydra-0.1: 'crown' verified and 'pgd' broke 2 images"),
+        (_cut, "each phase was cut at 3 steps", "cut at 3 steps"),
+        (_without_the_last, "it is unfinished: magnitude-0.01 not there", "unfinished"),
+        (_unjudged, "it is unfinished: hydra-0.01 not there", "unfinished"),
+        (
+            _alarmed,
+            "SOUNDNESS ALARM for hydra-0.1: 'crown' verified and 'pgd' broke 2 images",
+            "SOUNDNESS ALARM",
+        ),
     ],
 )
 def test_what_is_less_than_a_whole_and_sound_run_is_told(
-    change: made.Change, words: str, tmp_path: Path
+    change: made.Change, words: str, state: str, tmp_path: Path
 ) -> None:
     found = read_run(made.folder(tmp_path / "run", files=False, change=change))
     (told,) = found.shortcomings
     assert words in told
     assert found.unsound == (change is _alarmed)
+    assert found.state == state
 
 
 def test_a_run_that_goes_on_is_unfinished(tmp_path: Path) -> None:
