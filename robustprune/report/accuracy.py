@@ -85,9 +85,10 @@ def _errorbar(axes: Axes, points: Points, label: str, look: Look, factor: float)
         color=look.colour,
         marker=look.marker,
     )
-    for density, found in points if len(points[0][1].each) > 1 else ():
+    for density, found in points:
         values = [100 * value for value in found.each]
-        axes.plot([density * factor] * len(values), values, ".", color=look.colour, alpha=0.6)
+        if len(values) > 1:
+            axes.plot([density * factor] * len(values), values, ".", color=look.colour, alpha=0.6)
 
 
 def _paper_line(axes: Axes, points: list[tuple[float, float]], label: str, look: Look) -> None:

@@ -73,7 +73,8 @@ def _radii(group: Group, network: str, metric: str) -> list[Array]:
     """Each run's certified radii, 0 where an image is wrong or not certified."""
     files = (run.file(network, "images.parquet") for run in group.runs)
     columns = (read_column(path, f"{metric}_radius") for path in files if path is not None)
-    return [column for column in columns if column is not None and len(column)]
+    found = [column for column in columns if column is not None and len(column)]
+    return [np.where(np.isfinite(column), column, 0.0) for column in found]
 
 
 def certified(runs: Sequence[Array], at: Array) -> Curve:
@@ -92,7 +93,7 @@ def certified(runs: Sequence[Array], at: Array) -> Curve:
 
 
 def _panel(group: Group, judge: Judge, density: float, radii: dict[str, list[Array]]) -> Figure:
-    wanted = float(judge.document.get("radius", 0.0))
+    wanted = float(getattr(judge.part, "radius", 0.0))
     longest = max(float(r.max()) for runs in radii.values() for r in runs)
     at = np.linspace(0, max(1.05 * longest, 1.2 * wanted, 0.1), _POINTS)
     curves = {variant: certified(runs, at) for variant, runs in radii.items()}
@@ -114,7 +115,7 @@ def _panel(group: Group, judge: Judge, density: float, radii: dict[str, list[Arr
         axes.set_xlabel("certified radius (ℓ2, pixels in [0, 1])")
         axes.set_ylabel("certified accuracy (%)")
 
-    sigma = judge.document.get("sigma")
+    sigma = getattr(judge.part, "sigma", None)
     title = f"{group.label}: {judge.metric}, density {density:g}"
     there = {v: certified(runs, np.array([wanted])).value[0] for v, runs in radii.items()}
     shares = ", ".join(f"{variant} {100 * share:.1f} %" for variant, share in there.items())

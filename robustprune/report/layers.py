@@ -73,7 +73,7 @@ def _range(density: float, kept: Mapping[str, Kept]) -> tuple[float, float]:
 def _name_layers(axes: Axes, names: Sequence[str]) -> None:
     if len(names) > _NAMED:
         axes.set_xlabel(f"layer (1 to {len(names)})")
-        places = sorted({round(i * (len(names) - 1) / 7) for i in range(8)})
+        places = range(0, len(names), -(-len(names) // _NAMED))
         axes.set_xticks(places, [str(place + 1) for place in places])
         return
     axes.set_xlabel("layer")

@@ -54,7 +54,9 @@ def _work(groups: Sequence[Group]) -> list[Callable[[], Section]]:
     masks: dict[str, Masks] = {}
 
     def read() -> dict[str, Masks]:
-        return masks or masks.update((g.label, read_masks(g)) for g in groups) or masks
+        if not masks:
+            masks.update({group.label: read_masks(group) for group in groups})
+        return masks
 
     return [
         lambda: _results(groups),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from robustprune.report.figures import Figure
 
@@ -39,10 +38,3 @@ class Section:
     missing: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-
-
-class Step(Protocol):
-    """Told of each piece of work that is done."""
-
-    def __call__(self) -> None:
-        """One more is done."""

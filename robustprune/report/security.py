@@ -83,7 +83,7 @@ def _first(group: Group, network: str, metric: str, images: int) -> Estimate | N
         path = run.file(network, "images.parquet")
         column = None if path is None else read_column(path, metric)
         if column is not None and len(column) >= images:
-            entries.append(_counted(metric, int(column[:images].sum()), images))
+            entries.append(_counted(metric, int((column[:images] > 0).sum()), images))
     return estimate(entries, metric)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -127,6 +129,7 @@ def test_certified_accuracy_against_radius(run: Path, painted: Painted) -> None:
     assert line.get_ydata()[-1] == 0.0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_radii_it_is_said(tmp_path: Path) -> None:
     section = certified.section([made.group(made.folder(tmp_path / "run", files=False))])
     assert section.figures == []
@@ -209,3 +212,19 @@ def test_training_curves(run: Path, painted: Painted) -> None:
     assert [line.get_linestyle() for line in lines] == ["-", "--", "-", "--"]
     (dense,) = [ln for ln in figures["curves tiny pretrain loss"].lines if len(ln.get_xdata())]
     assert list(dense.get_ydata()) == [3.0, 1.5]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_table_of_images_of_any_content_is_only_numbers(tmp_path: Path) -> None:
+    path = made.folder(tmp_path / "run")
+    for name in ("dense", "hydra-0.01"):
+        columns = {
+            "clean": [float("nan"), 1e9] * 5,
+            "smoothing_radius": [float("inf"), float("nan"), -1.0, 0.5, *[0.0] * 6],
+        }
+        pq.write_table(pa.table(columns), path / name / "images.parquet")
+    pq.write_table(pa.table({"clean": ["text"]}), path / "magnitude-0.01" / "images.parquet")
+    group = made.group(path)
+    assert "dense 87.5 % at 0" not in security.section([group]).figures[1].alt
+    assert "hydra 50.0 % at 0" in security.section([group]).figures[1].alt
+    assert "at 0.25 dense 10.0 %" in certified.section([group]).figures[0].alt
