@@ -14,6 +14,7 @@ from robustprune.errors import UsageError, nearest
 from robustprune.report.documents import Epoch, Network, Results
 
 _RESULTS = "results.json"
+_MOST = 6  # networks that are named one by one
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Run:
     def _unfinished(self) -> Iterator[str]:
         state = self.path / "state"
         if missing := self._missing():
-            yield f"it is unfinished: {', '.join(missing)} not there or not fully judged"
+            more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
+            named = ", ".join(missing[:_MOST])
+            yield f"it is unfinished: {named}{more} not there or not fully judged"
         elif (state / "run.json").exists() and not (state / "finished").exists():
             yield "it is unfinished"
 

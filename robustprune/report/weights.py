@@ -46,16 +46,16 @@ def _panels(group: Group, read: Masks) -> Iterator[Figure]:
 def _panel(group: Group, density: float, kept: dict[str, Kept]) -> Figure:
     first = next(iter(kept.values()))
     whole = first.kept + first.pruned
+    clear = len(kept) < 3  # more fills on top of each other only darken
 
     def paint(axes: Axes) -> None:
         axes.stairs(whole, EDGES, fill=True, label="all weights", baseline=_FLOOR, color="#dddddd")
         for variant, look in looks(kept).items():
             counts = kept[variant].kept
-            axes.stairs(counts, EDGES, fill=True, baseline=_FLOOR, color=look.colour, alpha=0.2)
-            label = f"kept by {variant}"
-            axes.stairs(
-                counts, EDGES, baseline=_FLOOR, color=look.colour, linewidth=1.5, label=label
-            )
+            edge = axes.stairs(counts, EDGES, baseline=_FLOOR, color=look.colour, linewidth=1.5)
+            edge.set_label(f"kept by {variant}")
+            if clear:
+                axes.stairs(counts, EDGES, fill=True, baseline=_FLOOR, color=look.colour, alpha=0.2)
         axes.set_xlim(0, 1)
         axes.set_ylim(_FLOOR, 2 * max(int(whole.max()), 1))
         count_axis(axes)
@@ -69,4 +69,5 @@ def _panel(group: Group, density: float, kept: dict[str, Kept]) -> Figure:
     )
     title = f"{group.label}: density {density:g}"
     alt = f"{int(whole.sum()):,} weights of the dense network by magnitude: {'; '.join(lines)}."
-    return draw(f"weights {group.label} {density:g}", title, alt, paint)
+    name = f"weights {group.label} {density:g}"
+    return draw(name, title, alt, paint, legend=3 if clear else 2)

@@ -110,6 +110,13 @@ def _without_the_last(document: dict[str, Any]) -> None:
     document["networks"].pop()
 
 
+def _only_dense(document: dict[str, Any]) -> None:
+    document["networks"] = document["networks"][:1]
+    methods = ["hydra", "magnitude", "random", "random"]
+    document["params"]["prune"]["methods"] = [{"name": name} for name in methods]
+    document["params"]["prune"]["methods"][-1]["label"] = "other"
+
+
 def _unjudged(document: dict[str, Any]) -> None:
     del document["networks"][2]["metrics"]["pgd"]
 
@@ -124,6 +131,11 @@ def _alarmed(document: dict[str, Any]) -> None:
     [
         (_cut, "each phase was cut at 3 steps", "cut at 3 steps"),
         (_without_the_last, "it is unfinished: magnitude-0.01 not there", "unfinished"),
+        (
+            _only_dense,
+            "magnitude-0.1, magnitude-0.01, random-0.1, random-0.01 and 2 more not",
+            "unfinished",
+        ),
         (_unjudged, "it is unfinished: hydra-0.01 not there", "unfinished"),
         (
             _alarmed,
