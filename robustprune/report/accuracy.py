@@ -9,7 +9,7 @@ from robustprune.report.estimates import Estimate
 from robustprune.report.figures import Figure, density_axis, dodge, draw, percent_axis
 from robustprune.report.groups import Group
 from robustprune.report.judges import judges
-from robustprune.report.looks import Look, looks
+from robustprune.report.looks import Look
 from robustprune.report.sections import Section
 
 if TYPE_CHECKING:
@@ -31,9 +31,17 @@ def section(groups: Sequence[Group]) -> Section:
             found.missing.append(f"{group.label}: no pruned network has been measured.")
         for metric, title in _metrics(group).items():
             found.figures.extend(_panel(group, metric, title))
-    if any(_papers(group) for group in groups):
+        found.missing.extend(_unmeasured(group))
+    if any(group.paper and group.paper.metrics for group in groups):
         found.text.append("Hollow markers on dashed lines are the paper's own numbers.")
     return found
+
+
+def _unmeasured(group: Group) -> Iterator[str]:
+    """What the paper reports and this recipe did not measure, under that name."""
+    for metric in (group.paper.metrics or {}) if group.paper else {}:
+        if metric not in group.metrics:
+            yield f"{group.label}: the paper's '{metric}' was not measured here."
 
 
 def _metrics(group: Group) -> dict[str, str]:
@@ -50,15 +58,15 @@ def _panel(group: Group, metric: str, title: str) -> Iterator[Figure]:
     if not series:
         return
     dense = group.estimate("dense", metric)
-    paper = _paper(group, metric)
+    paper = group.paper.points(metric) if group.paper else {}
 
     def paint(axes: Axes) -> None:
         if dense is not None:
-            _errorbar(axes, [(1.0, dense)], "dense", looks(["dense"])["dense"], 1.0)
+            _errorbar(axes, [(1.0, dense)], "dense", group.looks["dense"], 1.0)
             axes.axhline(100 * dense.value, color="black", linestyle=":", linewidth=1)
-        for index, (variant, look) in enumerate(looks(series).items()):
+        for index, (variant, look) in enumerate(group.looks_of(series).items()):
             _errorbar(axes, series[variant], variant, look, dodge(index, len(series)))
-        for variant, look in looks(paper).items():
+        for variant, look in group.looks_of(paper).items():
             _paper_line(axes, paper[variant], f"{variant}, paper", look)
         densities = [x for points in series.values() for x, _ in points]
         cited = [x for points in paper.values() for x, _ in points]
@@ -66,7 +74,7 @@ def _panel(group: Group, metric: str, title: str) -> Iterator[Figure]:
         percent_axis(axes, f"{metric} accuracy (%)")
 
     name, heading = f"accuracy {group.label} {metric}", f"{group.label}: {title}"
-    yield draw(name, heading, _alt(title, series, dense), paint)
+    yield draw(name, heading, _alt(title, series, dense, paper), paint)
 
 
 def _points(group: Group, variant: str, metric: str) -> Points:
@@ -105,35 +113,18 @@ def _paper_line(axes: Axes, points: list[tuple[float, float]], label: str, look:
     )
 
 
-def _papers(group: Group) -> bool:
-    return any(_paper(group, metric) for metric in _metrics(group))
-
-
-def _paper(group: Group, metric: str) -> dict[str, list[tuple[float, float]]]:
-    """The paper's points of a metric, by variant; also at densities that were not run here."""
-    cited = (group.paper.metrics or {}) if group.paper else {}
-    found: dict[str, list[tuple[float, float]]] = {}
-    for network, value in cited.get(metric, {}).items():
-        variant, _, text = network.rpartition("-")
-        density = _density(text) if variant else 1.0
-        if density is not None:
-            found.setdefault(variant or network, []).append((density, value))
-    return {variant: sorted(points, reverse=True) for variant, points in found.items()}
-
-
-def _density(text: str) -> float | None:
-    try:
-        density = float(text)
-    except ValueError:
-        return None
-    return density if 0 < density <= 1 else None
-
-
-def _alt(title: str, series: Mapping[str, Points], dense: Estimate | None) -> str:
+def _alt(
+    title: str,
+    series: Mapping[str, Points],
+    dense: Estimate | None,
+    paper: Mapping[str, Sequence[tuple[float, float]]],
+) -> str:
     """The figure in words: every value of every line."""
-    lines = [
-        f"{variant} " + ", ".join(f"{100 * e.value:.1f} % at {d:g}" for d, e in points)
-        for variant, points in series.items()
-    ]
-    start = [f"dense {100 * dense.value:.1f} %"] if dense else []
-    return f"Accuracy ({title}) against density: {'; '.join([*start, *lines])}."
+    ours = {v: [(d, found.value) for d, found in points] for v, points in series.items()}
+    lines = {"dense": [(1.0, dense.value)]} if dense else {}
+    cited = {f"{variant} in the paper": points for variant, points in paper.items()}
+    words = (
+        f"{label} " + ", ".join(f"{100 * value:.1f} % at {d:g}" for d, value in points)
+        for label, points in (lines | ours | cited).items()
+    )
+    return f"Accuracy ({title}) against density: {'; '.join(words)}."

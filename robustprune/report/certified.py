@@ -14,7 +14,6 @@ from robustprune.report.figures import Figure, draw
 from robustprune.report.groups import Group
 from robustprune.report.images import read_column
 from robustprune.report.judges import Judge, judges
-from robustprune.report.looks import looks
 from robustprune.report.sections import Section
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _panel(group: Group, judge: Judge, density: float, radii: dict[str, list[Arr
     curves = {variant: certified(runs, at) for variant, runs in radii.items()}
 
     def paint(axes: Axes) -> None:
-        for variant, look in looks(curves).items():
+        for variant, look in group.looks_of(curves).items():
             curve = curves[variant]
             axes.step(at, 100 * curve.value, where="post", label=variant, color=look.colour)
             band: dict[str, Any] = {

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from robustprune.report.documents import Epoch, Network
 from robustprune.report.figures import Figure, draw
 from robustprune.report.groups import Group
-from robustprune.report.looks import STYLES, looks
+from robustprune.report.looks import STYLES
 from robustprune.report.sections import Section
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _panel(
     group: Group, phase: str, metric: str, lines: list[tuple[Network, list[tuple[int, float]]]]
 ) -> Figure:
     scale = 100 if _METRICS[metric] else 1
-    variants = looks(network.variant for network, _ in lines)
+    variants = group.looks_of(network.variant for network, _ in lines)
     pruned = [density for density in group.few if any(n.density == density for n, _ in lines)]
     styles = {density: STYLES[index % len(STYLES)] for index, density in enumerate(pruned)}
 

@@ -53,6 +53,16 @@ class Paper(_Read):
         """The paper's number, if it has been transcribed."""
         return (self.metrics or {}).get(metric, {}).get(network)
 
+    def points(self, metric: str) -> dict[str, list[tuple[float, float]]]:
+        """A metric's ``(density, value)`` by variant, also where nothing was run here."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for network, value in (self.metrics or {}).get(metric, {}).items():
+            variant, _, text = network.rpartition("-")
+            density = _density(text) if variant else 1.0
+            if density is not None:
+                found.setdefault(variant or network, []).append((density, value))
+        return {variant: sorted(points, reverse=True) for variant, points in found.items()}
+
 
 class Params(_Read):
     """What a report asks of a resolved recipe."""
@@ -80,3 +90,11 @@ class Epoch(_Read):
     phase: str
     epoch: int
     metrics: dict[str, float]
+
+
+def _density(text: str) -> float | None:
+    try:
+        density = float(text)
+    except ValueError:
+        return None
+    return density if 0 < density <= 1 else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from robustprune.evaluators.accuracy import measured
 from robustprune.report.documents import Network, Paper
 from robustprune.report.estimates import Estimate, estimate
+from robustprune.report.looks import Look, looks
 from robustprune.report.options import options
 from robustprune.report.runs import Run
 
@@ -24,10 +25,12 @@ class Group:
     Attributes:
         label: the recipe's name, made unique among the groups of a report.
         runs: at least one, by seed.
+        looks: of every variant on the page, so that a colour means one thing on all of it.
     """
 
     label: str
     runs: tuple[Run, ...]
+    looks: dict[str, Look]
 
     @cached_property
     def networks(self) -> list[Network]:
@@ -74,6 +77,11 @@ class Group:
         """What each run that has this network says of it."""
         return [found for run in self.runs if (found := run.network(network)) is not None]
 
+    def looks_of(self, variants: Iterable[str]) -> dict[str, Look]:
+        """The looks of some variants, in the order in which every figure has them."""
+        wanted = set(variants)
+        return {variant: look for variant, look in self.looks.items() if variant in wanted}
+
     def named(self, variant: str, density: float) -> Network | None:
         """The network of a variant at a density."""
         same = (n for n in self.networks if n.variant == variant and n.density == density)
@@ -99,7 +107,18 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         else:
             found.append((key, [run]))
     sets = [sorted(members, key=lambda run: run.results.seed) for _, members in found]
-    return [Group(label, tuple(s)) for label, s in zip(_labels(sets), sets, strict=True)]
+    palette = looks(_variants(runs))
+    return [Group(label, tuple(s), palette) for label, s in zip(_labels(sets), sets, strict=True)]
+
+
+def _variants(runs: Sequence[Run]) -> Iterator[str]:
+    """Everything that a figure may draw: what was run, and what papers report."""
+    yield "dense"
+    for run in runs:
+        yield from (network.variant for network in run.results.networks)
+        paper = run.results.params.paper
+        for metric in (paper.metrics or {}) if paper else {}:
+            yield from paper.points(metric) if paper else ()
 
 
 def _key(run: Run) -> str:

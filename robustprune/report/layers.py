@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from robustprune.report.figures import Figure, count_axis, draw
 from robustprune.report.groups import Group
-from robustprune.report.looks import looks
 from robustprune.report.masks import Kept, Masks
 from robustprune.report.sections import Section
 
@@ -41,7 +40,7 @@ def _panel(group: Group, density: float, kept: dict[str, Kept]) -> Figure:
     layers = next(iter(kept.values())).layers
 
     def paint(axes: Axes) -> None:
-        for index, (variant, look) in enumerate(looks(kept).items()):
+        for index, (variant, look) in enumerate(group.looks_of(kept).items()):
             shift = 0.14 * (index - (len(kept) - 1) / 2)
             axes.plot(
                 [place + shift for place in range(len(layers))],

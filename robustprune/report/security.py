@@ -12,7 +12,6 @@ from robustprune.report.figures import Figure, draw
 from robustprune.report.groups import Group
 from robustprune.report.images import read_column
 from robustprune.report.judges import Judge, judges, norm
-from robustprune.report.looks import looks
 from robustprune.report.sections import Section
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def _panel(group: Group, judge: Judge, density: float, curves: dict[str, Curve])
     radius = f"radius ε ({norm(judge.threat)}, pixels in [0, 1])"
 
     def paint(axes: Axes) -> None:
-        for variant, look in looks(curves).items():
+        for variant, look in group.looks_of(curves).items():
             below, above = zip(*(found.error for _, found in curves[variant]), strict=True)
             axes.errorbar(
                 [eps for eps, _ in curves[variant]],

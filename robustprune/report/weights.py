@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from robustprune.report.figures import Figure, count_axis, draw
 from robustprune.report.groups import Group
-from robustprune.report.looks import looks
 from robustprune.report.masks import EDGES, Kept, Masks
 from robustprune.report.sections import Section
 
@@ -50,7 +49,7 @@ def _panel(group: Group, density: float, kept: dict[str, Kept]) -> Figure:
 
     def paint(axes: Axes) -> None:
         axes.stairs(whole, EDGES, fill=True, label="all weights", baseline=_FLOOR, color="#dddddd")
-        for variant, look in looks(kept).items():
+        for variant, look in group.looks_of(kept).items():
             counts = kept[variant].kept
             edge = axes.stairs(counts, EDGES, baseline=_FLOOR, color=look.colour, linewidth=1.5)
             edge.set_label(f"kept by {variant}")

@@ -91,3 +91,19 @@ def test_of_many_densities_the_ends_and_the_middle_are_shown(tmp_path: Path) -> 
     assert group.densities == [0.9, 0.5, 0.1, 0.05, 0.01]
     assert group.few == [0.9, 0.1, 0.01]
     assert grouped([one(tmp_path / "b")])[0].few == [0.1, 0.01]
+
+
+def _another(document: dict[str, Any]) -> None:
+    _other_lr(document)
+    for network in document["networks"]:
+        network["name"] = network["name"].replace("magnitude", "aaa")
+    numbers = {"hydra-0.1": 0.5, "hydra-zzz-0.1": 0.5}
+    document["params"]["paper"] = {"source": "a paper", "metrics": {"pgd": numbers}}
+
+
+def test_a_colour_means_one_thing_on_the_whole_page(tmp_path: Path) -> None:
+    first, second = grouped([one(tmp_path / "a"), one(tmp_path / "b", change=_another)])
+    assert first.looks == second.looks
+    assert list(first.looks) == ["dense", "hydra", "magnitude", "aaa", "hydra-zzz"]
+    assert list(second.looks_of(["hydra-zzz", "hydra"])) == ["hydra", "hydra-zzz"]
+    assert second.looks_of(["hydra-zzz"])["hydra-zzz"] == second.looks["hydra-zzz"]

@@ -48,13 +48,13 @@ def test_accuracy_against_density(run: Path, painted: Painted) -> None:
     assert axes.get_xscale() == "log"
     bars = next(c for c in axes.containers if c.get_label() == "hydra").lines[2][0]
     assert np.ptp(bars.get_segments()[0][:, 1]) == pytest.approx(15)  # 0.1 below, 0.05 above
-    assert "hydra 62.5 % at 0.1, 50.0 % at 0.01" in section.figures[1].alt
+    assert "dense 75.0 % at 1; hydra 62.5 % at 0.1, 50.0 % at 0.01" in section.figures[1].alt
     assert section.figures[1].title == "tiny: pgd, ℓ∞ ε = 0.1"
 
 
 def _paper(document: dict[str, Any]) -> None:
     numbers = {"dense": 0.5, "hydra-0.1": 0.4, "hydra-0.5": 0.45, "ours-nan": 0.1}
-    document["params"]["paper"] = {"source": "Table 1", "metrics": {"pgd": numbers}}
+    document["params"]["paper"] = {"source": "Table 1", "metrics": {"pgd": numbers, "era": {}}}
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, painted: Painted) -> None:
@@ -66,6 +66,8 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, painted: Painted) 
     assert drawn["hydra, paper"].get_ydata().tolist() == [45.0, 40.0]
     assert drawn["dense, paper"].get_ydata().tolist() == [50.0]
     assert "ours, paper" not in drawn
+    assert "hydra in the paper 45.0 % at 0.5, 40.0 % at 0.1" in section.figures[1].alt
+    assert section.missing == ["tiny: the paper's 'era' was not measured here."]
     assert "Hollow markers" in section.text[-1]
 
 
