@@ -17,8 +17,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from robustprune.evaluators.accuracy import measured
 from robustprune.pipeline import run
-from robustprune.pipeline.results import measured
 from robustprune.recipe import load_recipe
 from robustprune.tracking import Console
 

@@ -67,6 +67,15 @@ def numbers(value: Any) -> Any:
     return value
 
 
+def written(value: float) -> str:
+    """``value`` as a recipe has it: ``0.2``, ``8/255`` where that is exact, else six digits."""
+    if float(f"{value:.2g}") == value:
+        return f"{value:g}"
+    steps = round(255 * value)  # of pixel values, in which radii are usually given
+    exact = 0 < steps < 255 and steps / 255 == value
+    return f"{steps}/255" if exact else f"{value:.6g}"
+
+
 def _check_size(value: Any) -> None:
     """Refuse a whole number that no 64-bit integer holds."""
     if isinstance(value, int) and abs(value) > _LARGEST:

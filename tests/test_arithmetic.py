@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from robustprune.arithmetic import PATTERN, number, numbers
+from robustprune.arithmetic import PATTERN, number, numbers, written
 
 VALUES = {
     "8/255": 8 / 255,
@@ -87,3 +87,17 @@ def test_the_pattern_takes_all_arithmetic() -> None:
 def test_hostile_texts_are_not_numbers() -> None:
     for text in ("1" * 1_000_000, "(" * 100_000, "-" * 99 + "1", "9**" * 30 + "9", "1 " * 50):
         assert number(text) in (None, 1 - 2 * (text.count("-") % 2))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8 / 255, "8/255"),
+        (0.2, "0.2"),
+        (0.031, "0.031"),
+        (1 / 3, "85/255"),
+        (0.1234567, "0.123457"),
+    ],
+)
+def test_a_number_is_written_as_a_recipe_has_it(value: float, text: str) -> None:
+    assert written(value) == text

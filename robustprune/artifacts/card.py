@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustprune.arithmetic import written
 from robustprune.artifacts.exports import Export
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights
@@ -125,8 +126,4 @@ def _options(found: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"({_options(value)})"
-    if not isinstance(value, float):
-        return str(value)
-    steps = round(255 * value)  # of pixel values, in which radii are usually given
-    exact = 0 < steps < 255 and steps / 255 == value != float(f"{value:.3g}")
-    return f"{steps}/255" if exact else f"{value:.6g}"
+    return written(value) if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ and what to judge it by; one command runs it.
   robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
   robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
   robustprune export runs/…/model.safetensors     a file as small as what is kept
+  robustprune report runs/quickstart/<id>         all of it as one page to look at
 """
 
 RUN = """\
@@ -109,6 +110,31 @@ Turn a checkpoint of HYDRA's reference implementation into a model file that eve
 
 It is read as data: nothing in it is executed. The mask follows the reference's rule, which may keep
 one weight a layer more than robustprune's own at the same density.
+"""
+
+REPORT = """\
+Write one HTML page about some runs, which needs no other file and no network, and its figures as
+PNGs beside it: accuracy against density, against the attack's radius and against the certified one,
+what masks keep by magnitude and by layer, training curves, and attacked images.
+
+  robustprune report runs/quickstart/<id>                     to report/report.html in that folder
+  robustprune report runs/quickstart/* --out seeds.html     means over seeds
+  robustprune report mlflow:quickstart --uri http://localhost:5000
+
+Runs whose recipes differ only in their seed are one: means with intervals over seeds. What a run
+left no files for is said on the page. Nothing is downloaded: images are shown where the dataset's
+files are found.
+"""
+
+COMPARE = """\
+Print the final metrics of some runs, networks of one name below each other, and every option in
+which their recipes differ.
+
+  robustprune compare runs/quickstart/<id> runs/quickstart/<other id>
+  robustprune compare benchmarks/results/quickstart/seed-*.json
+  robustprune compare mlflow:quickstart runs/quickstart/<id>
+
+Runs whose recipes differ only in their seed are one row: the mean, and how many there are.
 """
 
 SCHEMA = """\

@@ -79,7 +79,8 @@ def _objective(metadata: Metadata) -> dict[str, Any]:
 
 
 def _show(console: Console, model: Path, metrics: dict[str, Any]) -> None:
-    from robustprune.pipeline.results import measured, shown
+    from robustprune.evaluators.accuracy import measured
+    from robustprune.pipeline.results import shown
 
     rows = [
         [f"{name} %" if fraction else name, shown(metrics, name), str(metrics[f"{name}_n"])]

@@ -67,6 +67,16 @@ def parser() -> argparse.ArgumentParser:
         _command(commands, "import-hydra", "read a checkpoint of the reference", help.IMPORT_HYDRA)
     )
 
+    report = _command(commands, "report", "write a page about runs", help.REPORT)
+    _runs(report)
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page, ….html (default: report/report.html in the one run folder, or report.html)",
+    )
+    _runs(_command(commands, "compare", "print runs side by side", help.COMPARE))
+
     _command(commands, "schema", "print the JSON Schema of recipes", help.SCHEMA)
     return top
 
@@ -222,6 +232,20 @@ def _import_hydra(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="the model file (default: beside the checkpoint)"
+    )
+
+
+def _runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run folder, a results.json, or mlflow: and the id or name of a recipe's run there",
+    )
+    command.add_argument(
+        "--uri",
+        metavar="URI",
+        help="the MLflow store (default: MLFLOW_TRACKING_URI, or runs/mlflow.db)",
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from robustprune.types import Interval
 
@@ -46,6 +47,15 @@ def summarise(images: PerImage) -> dict[str, float | int | list[float]]:
             finite = values[values.isfinite()].double()
             metrics |= {name: finite.quantile(0.5).item(), f"{name}_n": len(finite)}
     return metrics
+
+
+def measured(networks: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """The metrics of some networks in the order they were measured, and which are accuracies.
+
+    A metric has its number of images beside it, an accuracy an interval too.
+    """
+    names = dict.fromkeys(name for metrics in networks for name in metrics)
+    return {name: f"{name}_interval" in names for name in names if f"{name}_n" in names}
 
 
 def _fraction(name: str, values: Tensor) -> dict[str, float | int | list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from robustprune import __version__
 from robustprune.errors import UsageError, nearest
+from robustprune.evaluators.accuracy import measured
 from robustprune.pipeline.folder import RunFolder
 
 VERSION = 1
@@ -71,15 +72,6 @@ class RunResult:
         heads = [f"{name} %" if fraction else name for name, fraction in metrics.items()]
         columns = ["network", "density", "kept", "turnover", *heads]
         return columns, [_row(entry, metrics) for entry in self.networks]
-
-
-def measured(networks: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """The metrics of some networks in the order they were measured, and which are accuracies.
-
-    A metric has its number of images beside it, an accuracy an interval too.
-    """
-    names = dict.fromkeys(name for metrics in networks for name in metrics)
-    return {name: f"{name}_interval" in names for name in names if f"{name}_n" in names}
 
 
 def shown(metrics: Mapping[str, Any], name: str) -> str:

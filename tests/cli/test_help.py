@@ -16,8 +16,9 @@ from ..pipeline import tiny
 from .conftest import Command
 
 COMMANDS = ["run", "check", "list", "show", "evaluate", "certify", "verify"]
-COMMANDS += ["export", "import-hydra", "schema"]
+COMMANDS += ["export", "import-hydra", "report", "compare", "schema"]
 HEAVY = ["torch", "timm", "mlflow", "torchattacks", "accelerate", "sklearn", "pyarrow", "scipy"]
+HEAVY += ["matplotlib", "jinja2"]
 
 _SCRIPT = """
 import contextlib, io, json, sys

@@ -12,9 +12,8 @@ from safetensors import safe_open
 
 from robustprune import __version__
 from robustprune.artifacts.reading import load_model, read_model
-from robustprune.evaluators.accuracy import interval
+from robustprune.evaluators.accuracy import interval, measured
 from robustprune.pipeline import RunResult
-from robustprune.pipeline.results import measured
 from robustprune.recipe import load_recipe
 
 from . import tiny

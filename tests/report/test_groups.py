@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustprune.report.groups import grouped
+from robustprune.report.options import differences
+from robustprune.report.runs import Run, read_run
+
+from . import made
+
+
+def one(path: Path, seed: int = 0, change: made.Change | None = None) -> Run:
+    return read_run(made.folder(path, seed, files=False, change=change))
+
+
+def _elsewhere(document: dict[str, Any]) -> None:
+    document["params"]["compute"] |= {"device": "cuda", "threads": 8}
+    document["params"]["data"]["root"] = "elsewhere"
+    document["params"]["tracking"]["experiment"] = "other"
+    document["params"]["evaluate"].reverse()
+
+
+def _other_lr(document: dict[str, Any]) -> None:
+    document["params"]["prune"]["optimizer"]["lr"] = 1.5
+
+
+def _cut(document: dict[str, Any]) -> None:
+    document["max_steps"] = 1
+
+
+def _without_smoothing(document: dict[str, Any]) -> None:
+    document["params"]["evaluate"].pop()
+
+
+def test_seeds_of_one_recipe_are_one_group(tmp_path: Path) -> None:
+    runs = [one(tmp_path / "b", 2), one(tmp_path / "a", 1, _elsewhere)]
+    (group,) = grouped(runs)
+    assert (group.label, group.seeds) == ("tiny", "1, 2")
+    assert group.variants == ["hydra", "magnitude"]
+    assert group.densities == [0.1, 0.01]
+
+
+@pytest.mark.parametrize("change", [_other_lr, _cut, _without_smoothing])
+def test_other_recipes_are_other_groups(change: made.Change, tmp_path: Path) -> None:
+    groups = grouped([one(tmp_path / "a"), one(tmp_path / "b", 1, change)])
+    assert [group.label for group in groups] == ["tiny (a)", "tiny (b)"]
+
+
+def test_one_seed_twice_makes_no_mean(tmp_path: Path) -> None:
+    groups = grouped([one(tmp_path / "x" / "a"), one(tmp_path / "y" / "a")])
+    assert [group.label for group in groups] == ["tiny (a) #1", "tiny (a) #2"]
+
+
+def test_the_mean_is_over_the_seeds(tmp_path: Path) -> None:
+    made.folder(tmp_path / "a", 0, files=False)
+    made.folder(tmp_path / "b", 1, files=False, more=0.1)
+    found = made.group(tmp_path / "a", tmp_path / "b").estimate("hydra-0.1", "pgd")
+    assert found is not None
+    assert found.each == pytest.approx((0.625, 0.725))
+    assert found.value == pytest.approx(0.675)
+
+
+def test_only_what_differs_is_a_difference(tmp_path: Path) -> None:
+    runs = {"a": one(tmp_path / "a"), "b": one(tmp_path / "b", 1, _elsewhere)}
+    assert differences(runs) == []
+    runs["c"] = one(tmp_path / "c", 0, _other_lr)
+    (found,) = differences(runs)
+    assert found.option == "prune.optimizer.lr"
+    assert found.values == {"10.0": ["a", "b"], "1.5": ["c"]}
+
+
+def test_an_evaluator_that_is_missing_is_one_difference(tmp_path: Path) -> None:
+    runs = {"a": one(tmp_path / "a"), "b": one(tmp_path / "b", 0, _without_smoothing)}
+    (found,) = differences(runs)
+    assert found.option == "evaluate.smoothing"
+    (whole, absent) = found.values
+    assert absent == "absent"
+    assert '"radius": 0.25' in whole
+
+
+def _many(document: dict[str, Any]) -> None:
+    more = [{"name": f"hydra-{d:g}", "density": d} for d in (0.9, 0.5, 0.05)]
+    document["networks"] += more
+
+
+def test_of_many_densities_the_ends_and_the_middle_are_shown(tmp_path: Path) -> None:
+    group = grouped([one(tmp_path / "a", change=_many)])[0]
+    assert group.densities == [0.9, 0.5, 0.1, 0.05, 0.01]
+    assert group.few == [0.9, 0.1, 0.01]
+    assert grouped([one(tmp_path / "b")])[0].few == [0.1, 0.01]
+
+
+def _another(document: dict[str, Any]) -> None:
+    _other_lr(document)
+    for network in document["networks"]:
+        network["name"] = network["name"].replace("magnitude", "aaa")
+    numbers = {"hydra-0.1": 0.5, "hydra-zzz-0.1": 0.5}
+    document["params"]["paper"] = {"source": "a paper", "metrics": {"pgd": numbers}}
+
+
+def test_a_colour_means_one_thing_on_the_whole_page(tmp_path: Path) -> None:
+    first, second = grouped([one(tmp_path / "a"), one(tmp_path / "b", change=_another)])
+    assert first.looks == second.looks
+    assert list(first.looks) == ["dense", "hydra", "magnitude", "aaa", "hydra-zzz"]
+    assert list(second.looks_of(["hydra-zzz", "hydra"])) == ["hydra", "hydra-zzz"]
+    assert second.looks_of(["hydra-zzz"])["hydra-zzz"] == second.looks["hydra-zzz"]
