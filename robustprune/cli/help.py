@@ -23,7 +23,9 @@ Train a dense network, prune it by every method at every density, finetune, and 
   robustprune run recipes/cifar10/cnn_small_trades.yaml --set seed=1 --set prune.densities=[0.01]
   robustprune run recipes/quickstart.yaml --resume     go on where an interrupted run stopped
   robustprune run my.yaml --max-steps 2                try a recipe out in a minute
+  robustprune run a.yaml b.yaml --sweep seed=[0,1]     four runs: a-seed-0, a-seed-1, …
 
+A dense network that runs share is trained once, kept in runs/dense/, and reused (--fresh: never).
 Everything is written to runs/<recipe>/<id>/: recipe.yaml (resolved), results.json, and a folder a
 network with model.safetensors and history.json. MLflow's store is runs/mlflow.db:
   mlflow ui --backend-store-uri sqlite:///runs/mlflow.db

@@ -22,8 +22,23 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"robustprune {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", "run a recipe", help.RUN)
-    _recipe(run)
+    run = _command(commands, "run", "run recipes", help.RUN)
+    run.add_argument(
+        "recipes",
+        type=Path,
+        nargs="+",
+        metavar="RECIPE",
+        help="recipe files, e.g. recipes/quickstart.yaml; all are checked before the first trains",
+    )
+    _overrides(run)
+    run.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=[VALUE,…]",
+        dest="sweeps",
+        help="a run for each value; given several times, for each combination",
+    )
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: a new one)"
     )
@@ -32,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--max-steps", type=_positive, metavar="N", help="cut each phase after N optimizer steps"
+    )
+    run.add_argument(
+        "--fresh",
+        action="store_true",
+        help="train the dense network even if an earlier run has trained the same",
     )
     run.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 

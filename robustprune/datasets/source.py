@@ -6,6 +6,7 @@ number of worker processes; with several ranks, each takes its share of the same
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -46,6 +47,16 @@ class Source(ABC):
     @abstractmethod
     def select(self, indices: Tensor, *, augment: bool = True) -> Source:
         """A source of the images at ``indices`` only, in that order; optionally never augmented."""
+
+    def fingerprint(self) -> str:
+        """Tells apart sources of other images or labels: here by their number and the first 512.
+
+        A subclass that can read all of them quickly tells by all.
+        """
+        digest = hashlib.sha256(str(len(self)).encode())
+        for images, labels in self.ordered(64, limit=512):
+            digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
+        return digest.hexdigest()
 
     def beside(self, images: Images) -> Source:
         """Further images as a source that is augmented like this one, if that can be."""
@@ -150,6 +161,13 @@ class TensorSource(Source):
             images = self.augment(images, draws)
         return Images(images, self.labels[indices])
 
+    def fingerprint(self) -> str:
+        """By all images and labels; see `Source.fingerprint`."""
+        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
     def select(self, indices: Tensor, *, augment: bool = True) -> TensorSource:
         """A copy of the images at ``indices``; see `Source.select`."""
         kept = self.augment if augment else None
@@ -204,6 +222,10 @@ class Mixed(Source):
             batch = source.read(indices[which] - start, None if draws is None else draws[which])
             parts.append(Images(as_float(batch.images), batch.labels))
         return Images(*map(torch.cat, zip(*parts, strict=True)))
+
+    def fingerprint(self) -> str:
+        """By the labelled and the extra images; see `Source.fingerprint`."""
+        return f"{self.labelled.fingerprint()}+{self.extra.fingerprint()}"
 
     def select(self, indices: Tensor, *, augment: bool = True) -> Source:
         """A source of labelled images; the extra ones stay as they are."""

@@ -124,6 +124,11 @@ class RunFolder:
         return origin
 
     @property
+    def reused(self) -> Path:
+        """Which shared dense network the run took over, if it did."""
+        return self.path / "state" / "reused.json"
+
+    @property
     def finished(self) -> bool:
         """Whether the run in it is complete."""
         return (self.path / "state" / "finished").exists()
@@ -252,12 +257,13 @@ def _new(parent: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _newest(parent: Path, identity: dict[str, Any]) -> Path | None:
-    """The newest unfinished run of this very recipe."""
-    unfinished = [
-        path.parent.parent
-        for path in parent.glob("*/state/run.json")
-        if not (path.parent / "finished").exists()
-    ]
-    fitting = [path for path in unfinished if not _changes(path, identity)]
+def known(recipe: Recipe, *, runs: Path, cut: dict[str, Any], finished: bool) -> Path | None:
+    """The newest run of this very recipe below ``runs`` that has finished, or that has not."""
+    return _newest(runs / recipe.name, _identity(recipe, cut), finished=finished)
+
+
+def _newest(parent: Path, identity: dict[str, Any], *, finished: bool = False) -> Path | None:
+    states = [path.parent for path in parent.glob("*/state/run.json")]
+    found = [state.parent for state in states if (state / "finished").exists() == finished]
+    fitting = [path for path in found if not _changes(path, identity)]
     return max(fitting, key=lambda path: path.name, default=None)

@@ -28,6 +28,7 @@ from robustprune.pipeline.network import initial_network, shape
 from robustprune.pipeline.phases import phase_data, pretraining, pruning
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.results import RunResult
+from robustprune.pipeline.shared import History, SharedDense, determinants
 from robustprune.pipeline.verdicts import Verdicts
 from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.pruners import Pruner
@@ -58,6 +59,7 @@ def run(
     resume: bool = False,
     max_steps: int | None = None,
     runs: str | Path = RUNS,
+    fresh: bool = False,
     console: Console | None = None,
 ) -> RunResult:
     """Run a recipe to its end.
@@ -68,7 +70,8 @@ def run(
         out: the run folder; a new one in ``runs/<recipe name>/`` if absent.
         resume: go on with ``out``, or with the newest unfinished run of this recipe.
         max_steps: cut each phase after so many optimizer steps, to try a recipe out.
-        runs: where run folders and the default MLflow store are kept.
+        runs: where run folders, shared dense networks and the default MLflow store are kept.
+        fresh: train the dense network even if another run has trained the same, and share it not.
         console: where progress is shown.
 
     Raises:
@@ -105,7 +108,8 @@ def run(
             console.info(f"{doing} {recipe.name} in {folder.path}")
             options = recipe.tracking
             tracker = open_tracker(options, folder=folder.path, runs=runs, warn=console.warn)
-            job = _Run(recipe, data, initial, folder, tracker, console, compute, max_steps)
+            share = None if fresh else runs
+            job = _Run(recipe, data, initial, folder, tracker, console, compute, max_steps, share)
             return job.finish()
 
 
@@ -119,6 +123,7 @@ class _Run:
     console: Console
     compute: Compute
     max_steps: int | None
+    share: Path | None
     networks: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -179,13 +184,39 @@ class _Run:
         self._open(name, pruner=None, density=1.0)
         if path.exists():
             model = self.compute.placed(read_model(path).model)
+        elif self.share is None or self.recipe.pretrain is None:
+            model, _ = self._trained(name)
         else:
-            assert self.initial is not None
-            model = self.compute.placed(self.initial)
-            self._train(model, pretraining(self.recipe, name, model))
-            self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+            model = self._shared(name, self.share)
         prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
-        self._judge(name, model, {"kept": prunable, "prunable": prunable, "turnover": None})
+        facts = {"kept": prunable, "prunable": prunable, "turnover": None}
+        self._judge(name, model, facts | read_json(self.folder.reused, {}))
+        return model
+
+    def _trained(self, name: str) -> tuple[nn.Module, History]:
+        assert self.initial is not None
+        model = self.compute.placed(self.initial)
+        histories = self._train(model, pretraining(self.recipe, name, model))
+        self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        return model, [epoch for history in histories for epoch in history]
+
+    def _shared(self, name: str, runs: Path) -> nn.Module:
+        """The dense network that another run has trained, or a new one, left for others."""
+        facts = {"environment": self.environment, "origin": self.folder.origin}
+        key = determinants(self.recipe, self.data, **facts, max_steps=self.max_steps)
+        shared = SharedDense(runs, key)
+        with shared.claim(lambda: self.console.info(f"waiting for {shared.folder}: in training")):
+            found = shared.read(self.console.warn)
+            if found is None:
+                model, history = self._trained(name)
+                shared.commit(self.folder.model(name), history)
+                return model
+        self.console.info(f"the dense network is reused from {shared.folder}")
+        write_json(self.folder.reused, {"reused": shared.digest})
+        model = self.compute.placed(found.model)
+        for phase in pretraining(self.recipe, name, model):
+            Curves(self.folder, self.tracker).add(phase, found.history)
+        self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         return model
 
     def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
@@ -208,8 +239,9 @@ class _Run:
         }
         self._judge(name, self.compute.placed(saved.model), facts)
 
-    def _train(self, model: nn.Module, phases: list[Phase]) -> None:
+    def _train(self, model: nn.Module, phases: list[Phase]) -> list[History]:
         """Train one phase after the other; curves go to the tracker and to ``history.json``."""
+        histories = []
         curves = Curves(self.folder, self.tracker)
         for phase in phases:
             trainer = Trainer(
@@ -222,7 +254,9 @@ class _Run:
                 on_epoch=curves.add,
                 max_steps=self.max_steps,
             )
-            trainer.run(phase, model, self.folder.state(phase.network, phase.name))
+            state = self.folder.state(phase.network, phase.name)
+            histories.append(trainer.run(phase, model, state))
+        return histories
 
     def _open(self, name: str, *, pruner: str | None, density: float) -> None:
         entry: dict[str, Any] = {

@@ -157,6 +157,14 @@ def dump(values: Any) -> str:
     return text
 
 
+def dump_flow(value: Any) -> str:
+    """One plain value as YAML on one line."""
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, width=math.inf, sort_keys=False
+    )
+    return text.removesuffix("...\n").rstrip("\n")
+
+
 def _outside(keys: Keys, known: Mapping[Keys, T]) -> dict[Keys, T]:
     """What is known about places that are neither ``keys`` nor below it."""
     return {place: what for place, what in known.items() if place[: len(keys)] != keys}

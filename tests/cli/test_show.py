@@ -61,4 +61,4 @@ def test_the_schema_is_json(command: Command) -> None:
     said = command("schema")
     assert (said.code, said.err) == (0, "")
     schema = json.loads(said.out)
-    assert {"name", "data", "model", "objective", "pretrain"} <= schema["properties"].keys()
+    assert {"name", "data", "model", "objective", "pretrain"} <= schema["else"]["properties"].keys()

@@ -66,6 +66,7 @@ def write(folder: Path, *changes: Mapping[str, Any], name: str = "tiny.yaml") ->
 def go(folder: Path, *changes: Mapping[str, Any], **options: Any) -> RunResult:
     """Run the tiny recipe, changed, in ``folder``."""
     options.setdefault("console", Console(quiet=True))
+    options.setdefault("fresh", True)  # runs of one folder are compared: each does its own work
     return run(recipe(*changes), out=folder, runs=folder.parent, **options)
 
 

@@ -1,0 +1,161 @@
+"""Dense networks that recipes share: each is trained once, and found by what determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from contextlib import ExitStack
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import robustprune
+from robustprune.artifacts.reading import read_model
+from robustprune.errors import UsageError
+from robustprune.files import lock, replacing, write_json
+from robustprune.pipeline.network import shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from robustprune.datasets import Splits
+    from robustprune.recipe import Recipe
+
+History = list[dict[str, float]]
+
+
+class Shared(NamedTuple):
+    """A dense network that was found."""
+
+    model: nn.Module
+    history: History
+
+
+class SharedDense:
+    """``runs/dense/<digest>/``: the dense network of every recipe that would train the same.
+
+    ``record.json`` is written last and holds the checksum of the network's file, so that what is
+    half-written or damaged is not taken.
+
+    Args:
+        runs: the folder of all runs.
+        key: what determines the network; see `determinants`.
+
+    Attributes:
+        digest: of ``key``.
+        model: the network's file.
+    """
+
+    def __init__(self, runs: Path, key: Mapping[str, Any]) -> None:
+        self._key = json.loads(json.dumps(key))
+        text = json.dumps(self._key, sort_keys=True)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = runs / "dense" / self.digest
+        self.model = self.folder / "model.safetensors"
+
+    def claim(self, waiting: Callable[[], None]) -> ExitStack:
+        """Keep other processes from training the same network; ``waiting`` is called if one is."""
+        file = self.folder / "lock"
+        try:
+            return lock(file, wait=False)
+        except BlockingIOError:
+            waiting()
+            return lock(file, wait=True)
+
+    def read(self, warn: Callable[[str], None]) -> Shared | None:
+        """The network, or None if there is none; ``warn`` is told of one that is damaged."""
+        if not self._record.exists():
+            return None
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            if record["key"] != self._key or record["sha256"] != _checksum(self.model):
+                raise ValueError("its checksum is another")
+            history = [{k: float(v) for k, v in epoch.items()} for epoch in record["history"]]
+            return Shared(read_model(self.model).model, history)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warn(f"the dense network in {self.folder} is damaged ({error}) and trained again.")
+            return None
+
+    def commit(self, model: Path, history: History) -> None:
+        """Take in a network's file and its curves."""
+        with replacing(self.model) as temporary:
+            shutil.copyfile(model, temporary)
+        content = {"key": self._key, "sha256": _checksum(self.model), "history": history}
+        write_json(self._record, content)
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "record.json"
+
+
+def determinants(
+    recipe: Recipe,
+    data: Splits,
+    *,
+    environment: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    max_steps: int | None,
+) -> dict[str, Any]:
+    """All that the bits of a recipe's dense network depend on, as JSON values.
+
+    That is more than what is known to matter: a difference that would not have mattered costs a
+    training, one that is overlooked a wrong result.
+
+    Args:
+        recipe: with a ``pretrain`` section.
+        data: counts by its images, wherever they lie.
+        environment: versions, device and threads; see `robustprune.pipeline.results`.
+        origin: the weights that it starts from; see `robustprune.pipeline.weights`.
+        max_steps: set if phases are cut.
+    """
+    document = recipe.document()
+    assert data.train is not None
+    objective = recipe.objective_of("pretrain").model_dump(mode="json", serialize_as_any=True)
+    held_out = None if data.validation is None else data.validation.fingerprint()
+    return {
+        "seed": recipe.seed,
+        "data": {key: value for key, value in document["data"].items() if key != "root"},
+        "images": [data.train.fingerprint(), held_out],
+        "model": recipe.model.resolved(**shape(data)),
+        "weights": dict(origin),
+        "pretrain": {**document["pretrain"], "objective": objective},
+        "compute": document["compute"],
+        "imports": {name: _checksum(path) for name, path in recipe.files.items()}
+        | {name: None for name in recipe.imports if name not in recipe.files},
+        "environment": {k: v for k, v in environment.items() if k != "cores"},
+        "libraries": _versions(),
+        "code": _code(),
+        "max_steps": max_steps,
+    }
+
+
+@cache
+def _code() -> str:
+    """Our own code, whose version says too little while it is worked on."""
+    folder = Path(robustprune.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    """Libraries that training may call, besides those that results.json names."""
+    found = {}
+    for name in ("auto-LiRPA", "robustprune"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,107 @@
+"""Several recipes and sweeps in one command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from robustprune.cli.variants import variants
+from robustprune.errors import UsageError
+
+from ..pipeline import tiny
+from .conftest import Command
+
+
+def named(paths: Sequence[Path], *sweeps: str) -> list[str]:
+    found = variants(paths, overrides=["evaluate=[]"], sweeps=sweeps)
+    assert all(variant.recipe.evaluate == [] for variant in found)
+    return [variant.recipe.name for variant in found]
+
+
+def test_each_recipe_runs_with_each_combination(tmp_path: Path) -> None:
+    paths = [
+        tiny.write(tmp_path, name="a.yaml"),
+        tiny.write(tmp_path, {"name": "b"}, name="b.yaml"),
+    ]
+    assert named(paths) == ["tiny", "b"]
+    assert named(paths, "seed=[0, 1]", "prune.epochs=[3]") == [
+        *("tiny-seed-0-epochs-3", "tiny-seed-1-epochs-3", "b-seed-0-epochs-3", "b-seed-1-epochs-3")
+    ]
+    (variant, _) = variants(paths[:1], overrides=["seed=7"], sweeps=["prune.share=[1/4, 1]"])
+    assert variant.overrides == ("seed=7", "prune.share=1/4", "name=tiny-share-1_4")
+    assert variant.recipe.prune is not None
+    assert (variant.recipe.seed, variant.recipe.prune.share) == (7, 0.25)
+
+
+def test_values_may_be_parts_and_lists(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path)
+    sweep = "objective=[{name: trades, eps: 8/255}, benign]"
+    found = variants([path], overrides=[], sweeps=[sweep, "prune.densities=[[0.1], [0.5, 0.2]]"])
+    assert [variant.recipe.name for variant in found] == [
+        *("tiny-objective-1-densities-1", "tiny-objective-1-densities-2"),
+        *("tiny-objective-benign-densities-1", "tiny-objective-benign-densities-2"),
+    ]
+    assert found[0].recipe.objective.model_dump()["eps"] == 8 / 255
+    assert found[3].recipe.prune is not None
+    assert found[3].recipe.prune.densities == [0.5, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("seed", "--sweep seed: expected key=[value, …], e.g. prune.epochs=[1, 2, 4]"),
+        ("seed=1", "--sweep seed=1: expected key=[value, …]"),
+        ("seed=[]", "--sweep seed=[]: expected key=[value, …]"),
+        ("=[1]", "expected key=[value, …]"),
+        ("seed=[1", "--sweep seed=[1: the values are not YAML: "),
+        ("seed=[1, 1]", "2 runs would be called 'tiny-seed-1'"),
+        ("seed=[0, x]", "--set seed=x: seed: expected a whole number"),
+        (f"seed=[{','.join(map(str, range(1001)))}]", "more than 1000 runs"),
+    ],
+)
+def test_a_sweep_that_means_nothing_is_a_mistake(sweep: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        named([tiny.write(tmp_path)], sweep)
+    assert message in str(error.value)
+
+
+def test_a_sweep_trains_its_dense_network_once(command: Command, here: Path) -> None:
+    path = tiny.write(here, tiny.SMALL, {"finetune": None})
+    said = command("run", path, "--sweep", "prune.epochs=[1, 2]", "--max-steps", "1")
+    assert said.code == 0, said.err
+    folders = {path.name: path for path in (here / "runs").iterdir()}
+    assert set(folders) == {"tiny-epochs-1", "tiny-epochs-2", "dense"}
+    assert "run 2 of 2: tiny-epochs-2" in said.out
+    assert said.out.count("the dense network is reused") == 1
+    (second,) = folders["tiny-epochs-2"].iterdir()
+    assert tiny.results(second)["params"]["prune"]["epochs"] == 2
+    (shared,) = folders["dense"].iterdir()
+    assert tiny.results(second)["networks"][0]["reused"] == shared.name
+    again = command("run", path, "--sweep", "prune.epochs=[1, 2]", "--max-steps", "1", "--resume")
+    assert again.out.count("finished already in") == 2
+    fresh = command("run", path, "--max-steps", "1", "--fresh")
+    assert "reused" not in fresh.out
+
+
+def test_all_are_checked_before_the_first_one_trains(command: Command, here: Path) -> None:
+    good = tiny.write(here, tiny.SMALL)
+    wrong = tiny.write(here, {"name": "wrong", "model": {"in_chans": 3}}, name="w.yaml")
+    said = command("run", good, wrong)
+    assert said.code == 2
+    assert said.err.startswith("error: wrong: model.in_chans is 3, but")
+    assert not (here / "runs").exists()
+    said = command("run", good, "--sweep", "seed=[0, 1]", "--out", "x")
+    assert said.code == 2
+    assert "--out names one run's folder, and 2 runs are asked for" in said.err
+
+
+def test_one_that_diverges_does_not_stop_the_others(command: Command, here: Path) -> None:
+    path = tiny.write(here, {"prune": None, "finetune": None, "evaluate": []})
+    said = command("run", path, "--sweep", "pretrain.optimizer.lr=[1e8, 0.1]")
+    assert said.code == 2
+    assert "tiny-lr-1e8: dense: the loss of pretrain" in said.err
+    assert said.err.rstrip().endswith("error: 1 of 2 runs failed, see above.")
+    (second,) = (here / "runs" / "tiny-lr-0.1").iterdir()
+    assert (second / "dense" / "model.safetensors").exists()

@@ -1,0 +1,230 @@
+"""A dense network that recipes share is trained once, and taken only if it is the very same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustprune.artifacts.reading import read_model
+from robustprune.datasets.source import Mixed, Source, TensorSource
+from robustprune.files import lock
+from robustprune.pipeline import RunResult
+from robustprune.pipeline.results import environment
+from robustprune.pipeline.shared import SharedDense, determinants
+from robustprune.tracking import Console
+from robustprune.training.loop import _PhaseRun
+
+from . import tiny
+
+DENSE = {"prune": None, "finetune": None, "evaluate": []}
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Optimizer steps taken, by phase."""
+    counts: Counter[str] = Counter()
+    original = _PhaseRun._step
+
+    def step(self: Any, *args: Any) -> None:
+        counts[self.phase.name] += 1
+        original(self, *args)
+
+    monkeypatch.setattr(_PhaseRun, "_step", step)
+    return counts
+
+
+def go(folder: Path, *changes: Mapping[str, Any], **options: Any) -> RunResult:
+    return tiny.go(folder, *changes, fresh=False, **options)
+
+
+def test_a_second_recipe_reuses_it_and_everything_is_as_if_it_were_trained(
+    tmp_path: Path, trained: Counter[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(tmp_path / "first", DENSE, {"name": "first"})
+    assert trained == {"pretrain": 4}
+    reusing = go(tmp_path / "second", tiny.SMALL, console=Console())
+    assert trained == {"pretrain": 4, "prune": 4, "finetune": 4}
+    (shared,) = (tmp_path / "dense").iterdir()
+    assert f"the dense network is reused from {shared}" in capsys.readouterr().out.replace("\n", "")
+    assert reusing.network("dense")["reused"] == shared.name
+    anew = tiny.go(tmp_path / "anew", tiny.SMALL)
+    assert "reused" not in anew.network("dense")
+    assert tiny.models(reusing.folder) == tiny.models(anew.folder)
+    for file in ("dense/history.json", "hydra-0.1/history.json"):
+        assert (reusing.folder / file).read_bytes() == (anew.folder / file).read_bytes()
+    again = go(tmp_path / "second", tiny.SMALL, resume=True)
+    assert again.network("dense")["reused"] == shared.name
+
+
+def test_fresh_neither_takes_nor_leaves_one(tmp_path: Path, trained: Counter[str]) -> None:
+    tiny.go(tmp_path / "one", DENSE)
+    assert not (tmp_path / "dense").exists()
+    go(tmp_path / "two", DENSE)
+    tiny.go(tmp_path / "three", DENSE)
+    assert trained == {"pretrain": 12}
+
+
+@pytest.mark.parametrize("harm", ["weights", "record", "no weights", "no record", "other key"])
+def test_a_damaged_or_half_written_one_is_trained_again(
+    harm: str, tmp_path: Path, trained: Counter[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = go(tmp_path / "one", DENSE)
+    (folder,) = (tmp_path / "dense").iterdir()
+    model, record = folder / "model.safetensors", folder / "record.json"
+    if harm == "weights":
+        content = bytearray(model.read_bytes())
+        content[-1] ^= 1
+        model.write_bytes(content)
+    elif harm == "record":
+        record.write_text(record.read_text()[:-20])
+    elif harm == "other key":
+        record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
+    else:
+        (model if harm == "no weights" else record).unlink()
+    after = go(tmp_path / "two", DENSE, console=Console())
+    assert trained == {"pretrain": 8}
+    assert tiny.models(after.folder) == tiny.models(before.folder)
+    assert ("is damaged" in capsys.readouterr().err) == (harm != "no record")
+    go(tmp_path / "three", DENSE)
+    assert trained == {"pretrain": 8}, "it has been mended"
+
+
+def key(*changes: Mapping[str, Any], max_steps: int | None = None) -> dict[str, Any]:
+    recipe = tiny.recipe(*changes)
+    data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
+    facts = environment(torch.device("cpu"))
+    return determinants(recipe, data, environment=facts, origin={}, max_steps=max_steps)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data": {"subset": 127}},
+        {"data": {"validation": 0.1}},
+        {"data": {"augment": False}},
+        {"model": {"num_classes": 11}},
+        {"model": {"std": [0.5]}},
+        {"objective": {"steps": 3}},
+        {"pretrain": {"objective": {"name": "benign"}}},
+        {"pretrain": {"epochs": 1}},
+        {"pretrain": {"batch_size": 63}},
+        {"pretrain": {"optimizer": {"lr": 0.2}}},
+        {"pretrain": {"schedule": {"name": "constant"}}},
+        {"compute": {"channels_last": True}},
+        {"compute": {"precision": "bf16"}},
+        {"imports": ["json"]},
+    ],
+)
+def test_what_determines_it_makes_it_another(change: dict[str, Any]) -> None:
+    assert key(change) != key()
+
+
+def test_what_it_starts_from_and_runs_on_makes_it_another(tmp_path: Path) -> None:
+    assert key(max_steps=1) != key()
+    recipe = tiny.recipe()
+    data = recipe.data.load(seed=0)  # type: ignore[attr-defined]
+    facts = environment(torch.device("cpu"))
+    rest = {"environment": facts, "origin": {}, "max_steps": None}
+    usual = determinants(recipe, data, **rest)  # type: ignore[arg-type]
+    for change in (
+        {"origin": {"weights": {"file": "a", "sha256": "0"}}},
+        {"environment": {**facts, "torch": "0"}},
+        {"environment": {**facts, "threads": 99}},
+        {"environment": {**facts, "device": "another"}},
+    ):
+        assert determinants(recipe, data, **(rest | change)) != usual  # type: ignore[arg-type]
+    loss = tmp_path / "loss.py"
+    loss.write_text("a")
+    recipe._files["loss.py"] = loss
+    one = determinants(recipe, data, **rest)  # type: ignore[arg-type]
+    loss.write_text("b")
+    assert usual != one != determinants(recipe, data, **rest) != usual  # type: ignore[arg-type]
+
+
+def test_what_comes_later_does_not() -> None:
+    other = {
+        "name": "other",
+        "prune": {"densities": [0.5], "objective": {"name": "benign"}, "share": 0.5},
+        "finetune": None,
+        "evaluate": [],
+        "tracking": {"experiment": "other"},
+        "paper": {"source": "x"},
+    }
+    assert key(other) == key()
+    assert key({"pretrain": {"objective": tiny.RECIPE["objective"]}}) == key()
+
+
+def test_images_count_by_what_they_are() -> None:
+    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(40)
+    print_ = TensorSource(images, labels).fingerprint()
+    assert TensorSource(images.clone(), labels.clone()).fingerprint() == print_
+    for index in (0, 39):
+        other, relabelled = images.clone(), labels.clone()
+        other[index, 0, 7, 7] ^= 1
+        relabelled[index] += 1
+        assert TensorSource(other, labels).fingerprint() != print_
+        assert TensorSource(images, relabelled).fingerprint() != print_
+    few = TensorSource(images[:20], labels[:20])
+    mixed = Mixed(TensorSource(images, labels), few, per_batch=2).fingerprint()
+    assert mixed not in (print_, Mixed(few, few, per_batch=2).fingerprint())
+    general = Source.fingerprint(few)
+    assert general == Source.fingerprint(TensorSource(images[:20], labels[:20]))
+    assert general != Source.fingerprint(TensorSource(images[:19], labels[:19]))
+
+
+def test_another_process_that_trains_it_is_waited_for(tmp_path: Path) -> None:
+    shared = SharedDense(tmp_path, {"a": 1})
+    said: list[str] = []
+    held = lock(shared.folder / "lock", wait=False)
+
+    def waiting() -> None:
+        said.append("waiting")
+        held.close()
+
+    with shared.claim(waiting):
+        assert said == ["waiting"]
+        with pytest.raises(BlockingIOError):
+            lock(shared.folder / "lock", wait=False)
+
+
+def test_it_can_be_judged_by_itself(tmp_path: Path) -> None:
+    go(tmp_path / "run", DENSE)
+    (folder,) = (tmp_path / "dense").iterdir()
+    saved = read_model(folder / "model.safetensors")
+    assert saved.metadata["network"] == "dense"
+    assert json.loads((folder / "record.json").read_text())["key"]["seed"] == 0
+
+
+def test_an_interrupted_run_goes_on_and_shares_what_it_ends_with(
+    tmp_path: Path, trained: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny.go(tmp_path / "whole", DENSE)
+    trained.clear()
+    step = _PhaseRun._step
+
+    def stop(self: Any, *args: Any) -> None:
+        if trained["pretrain"] == 3:
+            raise KeyboardInterrupt
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_PhaseRun, "_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "run", DENSE)
+    (folder,) = (tmp_path / "dense").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"lock"}
+    go(tmp_path / "run", DENSE, resume=True)
+    assert trained == {"pretrain": 5}, "the epoch that was cut off is taken again"
+    shutil.rmtree(tmp_path / "run")
+    other = go(tmp_path / "other", DENSE)
+    assert trained == {"pretrain": 5}
+    assert tiny.models(other.folder) == tiny.models(whole.folder)
