@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import (  # type: ignore[attr-defined]  # no __al
 from torchvision.transforms.v2.functional import pil_to_tensor  # type: ignore[attr-defined]
 
 from robustprune.datasets.decode import decode
-from robustprune.datasets.source import Source
+from robustprune.datasets.source import Source, fingerprint
 from robustprune.errors import UsageError
 from robustprune.seeding import derive
 from robustprune.types import Images
@@ -99,6 +99,15 @@ class FolderSource(Source):
             augment=self.augment and augment,
             workers=self.workers,
         )
+
+    def digest(self) -> str:
+        """Of the files' names, folders and labels, not of what is in them; see `Source.digest`.
+
+        Reading all of ImageNet's files would take minutes.
+        """
+        names = "\n".join("/".join(Path(path).parts[-3:]) for path in self.paths)
+        form = f"{self.size} {self.resize}\n{names}"
+        return fingerprint(form.encode(), self.labels)
 
     def _image(self, index: int, seed: int | None) -> Tensor:
         path = self.paths[index]

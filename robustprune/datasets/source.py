@@ -6,6 +6,7 @@ number of worker processes; with several ranks, each takes its share of the same
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -46,6 +47,13 @@ class Source(ABC):
     @abstractmethod
     def select(self, indices: Tensor, *, augment: bool = True) -> Source:
         """A source of the images at ``indices`` only, in that order; optionally never augmented."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """A fingerprint of the labelled images, 16 hex digits, whatever augmentation does to them.
+
+        It tells data sets apart; it is no protection against a forged one.
+        """
 
     def beside(self, images: Images) -> Source:
         """Further images as a source that is augmented like this one, if that can be."""
@@ -155,6 +163,11 @@ class TensorSource(Source):
         kept = self.augment if augment else None
         return TensorSource(self.images[indices], self.labels[indices], kept)
 
+    def digest(self) -> str:
+        """Of every pixel and label; CIFAR-10 takes 0.2 s. See `Source.digest`."""
+        kind = f"{self.images.dtype} {tuple(self.images.shape)}".encode()
+        return fingerprint(kind, self.images, self.labels)
+
     def beside(self, images: Images) -> TensorSource:
         """``images`` with this source's augmentation."""
         return TensorSource(*images, self.augment)
@@ -205,10 +218,23 @@ class Mixed(Source):
             parts.append(Images(as_float(batch.images), batch.labels))
         return Images(*map(torch.cat, zip(*parts, strict=True)))
 
+    def digest(self) -> str:
+        """Of the labelled and the extra images, and how they are mixed; see `Source.digest`."""
+        parts = f"{self.labelled.digest()} {self.extra.digest()} {self.per_batch}"
+        return fingerprint(parts.encode())
+
     def select(self, indices: Tensor, *, augment: bool = True) -> Source:
         """A source of labelled images; the extra ones stay as they are."""
         chosen = self.labelled.select(indices, augment=augment)
         return Mixed(chosen, self.extra, per_batch=self.per_batch)
+
+
+def fingerprint(*parts: bytes | Tensor) -> str:
+    """16 hex digits of SHA-256 over ``parts``, one after the other."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else part.cpu().contiguous().numpy().data)
+    return found.hexdigest()[:16]
 
 
 def as_float(images: Tensor) -> Tensor:
