@@ -13,6 +13,7 @@ and what to judge it by; one command runs it.
   robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
   robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
   robustprune export runs/…/model.safetensors     a file as small as what is kept
+  robustprune ui                                  compare runs in the browser, in MLflow's UI
 """
 
 RUN = """\
@@ -24,8 +25,8 @@ Train a dense network, prune it by every method at every density, finetune, and 
   robustprune run my.yaml --max-steps 2                try a recipe out in a minute
 
 Everything is written to runs/<recipe>/<id>/: recipe.yaml (resolved), results.json, and a folder a
-network with model.safetensors and history.json. MLflow's store is runs/mlflow.db:
-  mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
+network with model.safetensors and history.json. MLflow's store is runs/mlflow.db; look at it with
+`robustprune ui`.
 """
 
 CHECK = """\
@@ -109,6 +110,19 @@ Turn a checkpoint of HYDRA's reference implementation into a model file that eve
 
 It is read as data: nothing in it is executed. The mask follows the reference's rule, which may keep
 one weight a layer more than robustprune's own at the same density.
+"""
+
+UI = """\
+Open MLflow's UI on the store that runs are recorded in, print its address, and serve it to this
+machine until Ctrl-C.
+
+  robustprune ui                          the store of MLFLOW_TRACKING_URI, or runs/mlflow.db
+  robustprune ui elsewhere/runs           the one of another runs folder, or of a run folder
+  robustprune ui recipes/quickstart.yaml  the one that a recipe's tracking: names
+  robustprune ui sqlite:///my.db --port 5001
+
+A recipe's run has a run a network in it. To compare networks, tick them and press Compare, or make
+a chart of the metric density against final/pgd; "Group by" takes the parameter pruner.
 """
 
 SCHEMA = """\

@@ -27,6 +27,7 @@ from robustprune.tracking.options import (
     store_uri,
 )
 from robustprune.tracking.tracker import NullTracker, Tracker, open_tracker
+from robustprune.tracking.ui import serve_ui
 
 __all__ = [
     "NETWORK_FILES",
@@ -48,6 +49,7 @@ __all__ = [
     "open_tracker",
     "phase_metrics",
     "run_name",
+    "serve_ui",
     "store_uri",
     "uploads",
 ]

@@ -23,9 +23,6 @@ RUN_FILES = ("recipe.yaml", "results.json", "imports", "report")
 NETWORK_FILES = ("history.json", "images.parquet")
 """What of a network's folder is uploaded to its run, beside the model."""
 
-DENSITY = "final/density"
-"""The metric; there from the start, so that running networks are drawn, too. Under ``final/`` it
-is in one section with what it is compared with."""
 _OWN_KEYS = ("density", "kept", "prunable", "turnover")
 _PARTS = {"objective": "objective", "dataset": "data", "model": "model"}  # our word: the recipe's
 
@@ -133,21 +130,25 @@ def phase_metrics(phase: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 def final_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
     """What a network ended with, from its entry in ``results.json``, all under ``final/``.
 
+    Accuracies come first: MLflow's compare view shows the first metric that the runs share. The
+    density is among them, because charts plot nothing but metrics.
+
     An interval ``pgd_interval`` becomes ``final/interval/pgd_low`` and ``…_high``, a number of
     images ``pgd_n`` becomes ``final/images/pgd``: MLflow's UI draws what is before the last slash
     in sections, and so does not bury the accuracies.
     """
-    found = {key: entry[key] for key in _OWN_KEYS if entry.get(key) is not None}
     metrics = entry.get("metrics") or {}
+    found: dict[str, Any] = {}
+    beside = {key: entry[key] for key in _OWN_KEYS if entry.get(key) is not None}
     for key, value in metrics.items():
         name = key.removesuffix("_interval")
         if isinstance(value, list | tuple) and len(value) == 2:
-            found |= {f"interval/{name}_low": value[0], f"interval/{name}_high": value[1]}
+            beside |= {f"interval/{name}_low": value[0], f"interval/{name}_high": value[1]}
         elif key.endswith("_n") and key[:-2] in metrics:
-            found[f"images/{key[:-2]}"] = value
+            beside[f"images/{key[:-2]}"] = value
         else:
             found[key] = value
-    return phase_metrics("final", found)
+    return phase_metrics("final", found | beside)
 
 
 def is_of_images(metric: str) -> bool:

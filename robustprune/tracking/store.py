@@ -16,7 +16,6 @@ from robustprune.tracking import datasets as images
 from robustprune.tracking.client import connect, sentence
 from robustprune.tracking.ids import RunIds
 from robustprune.tracking.layout import (
-    DENSITY,
     TAG_LENGTH,
     finite,
     flatten,
@@ -102,9 +101,6 @@ class Store:
         known = run.data.params
         new = {k: v for k, v in flat.items() if k not in known}
         self._describe(run_id, new, {**tags, **self._tags})
-        density = flat.get("density")
-        if isinstance(density, int | float):  # also a metric, because charts plot only metrics
-            self.metrics(network, {DENSITY: density})
         return run_id
 
     def metrics(

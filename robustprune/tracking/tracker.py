@@ -74,7 +74,7 @@ class Tracker:
             self._thread.start()
 
     def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the child run of a network, or reopen it. A number ``density`` is plotted too."""
+        """Open the child run of a network, or reopen it."""
         self._open(name, name, params, tags)
 
     def metrics(

@@ -76,11 +76,14 @@ def test_phase_metrics_take_numbers_only() -> None:
 def test_final_metrics_split_intervals_and_keep_turnover() -> None:
     entry = {
         "name": "hydra-0.01",
+        "density": 0.01,
         "turnover": 0.25,
         "kept": 5,
         "metrics": {"pgd": 0.5, "pgd_n": 100, "pgd_interval": [0.4, 0.6], "top_n": 3},
     }
+    assert next(iter(final_metrics(entry))) == "final/pgd"
     assert final_metrics(entry) == {
+        "final/density": 0.01,
         "final/turnover": 0.25,
         "final/kept": 5.0,
         "final/pgd": 0.5,

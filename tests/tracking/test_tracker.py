@@ -165,7 +165,6 @@ def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -
     assert world.ids(folder) == ids
     assert seen["info"][1] == "RUNNING"
     assert seen["metrics"]["pretrain/loss"] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 9.0), (4, 9.0)]
-    assert seen["metrics"]["final/density"] == [(0, 1.0)]
     assert world.seen(ids["parent"])["params"] == {"a": "1", "b": "3"}
     assert world.warnings == []
 
