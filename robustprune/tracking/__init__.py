@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from robustprune.tracking.console import Bar, Console
 from robustprune.tracking.datasets import described as describe_datasets
+from robustprune.tracking.download import download_run
 from robustprune.tracking.importer import import_run
 from robustprune.tracking.layout import (
     NETWORK_FILES,
@@ -43,6 +44,7 @@ __all__ = [
     "describe_network",
     "describe_run",
     "describe_store",
+    "download_run",
     "ended",
     "final_metrics",
     "import_run",
