@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprune.errors import UsageError
+from robustprune.files import write_text
 from robustprune.tracking.client import connect, quiet_retries, sentence
 from robustprune.tracking.console import Console
-from robustprune.tracking.layout import NETWORK_FILES, RUN_FILES
+from robustprune.tracking.layout import NETWORK_FILES, RUN_FILES, ended
 from robustprune.tracking.models import logged_model, model_file
 from robustprune.tracking.options import (
     RUNS,
@@ -73,8 +74,9 @@ def _fetch(client: MlflowClient, uri: str, parent: Run, folder: Path, console: C
             f"the run '{parent.info.run_name}' ({parent.info.run_id}) has no results.json: not a "
             "recipe's run, or not finished."
         )
+    networks = read_results(folder)["networks"]
     runs = _children(client, parent)
-    entries = [entry for entry in read_results(folder)["networks"] if entry["name"] in runs]
+    entries = [entry for entry in networks if entry["name"] in runs]
     with console.progress(f"downloading {parent.info.run_name}", len(entries), unit="network") as b:
         for entry in entries:
             run = runs[entry["name"]]
@@ -82,6 +84,8 @@ def _fetch(client: MlflowClient, uri: str, parent: Run, folder: Path, console: C
             if entry.get("model"):
                 _model(client, uri, run, folder / entry["model"])
             b.advance()
+    if parent.info.status == ended(any(entry.get("alarms") for entry in networks)):
+        write_text(folder / "state" / "finished", "")  # as in the run folder that it was
 
 
 def _parent(client: MlflowClient, name_or_id: str) -> Run:

@@ -43,6 +43,7 @@ def test_it_comes_back_as_it_was_and_can_be_imported_again(world: World, tmp_pat
     assert folder == tmp_path / "into" / world.id
     assert content(folder) == content(world.folder)
     assert "hydra-0.1/m.safetensors" in content(folder)
+    assert (folder / "state" / "finished").exists()
     again = import_run(folder, uri=world.uri, experiment="again")
     assert world.client.get_run(again).info.run_name == "tiny, seed 0, cut at 7 steps a phase"
     world.client.delete_run(again)
@@ -58,6 +59,15 @@ def test_a_run_is_known_by_its_name_and_by_its_folders(
 def test_a_networks_run_stands_for_its_recipes(world: World, tmp_path: Path) -> None:
     ids = json.loads((world.folder / "state" / "mlflow.json").read_text())["networks"]
     assert download_run(ids["dense"], world.uri, tmp_path).name == world.id
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED", "RUNNING"])
+def test_a_run_that_was_not_finished_is_not_so_here(
+    status: str, world: World, tmp_path: Path
+) -> None:
+    world.client.set_terminated(world.other, status)
+    folder = download_run(world.other, world.uri, tmp_path)
+    assert not (folder / "state" / "finished").exists()
 
 
 def test_several_runs_of_one_recipe_are_told_apart(world: World, tmp_path: Path) -> None:
