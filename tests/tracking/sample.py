@@ -63,18 +63,18 @@ PHASES = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
 def history(network: str) -> list[dict[str, Any]]:
     return [
         {"phase": phase, "epoch": epoch, "metrics": {"loss": 2.0 - epoch, "accuracy": 0.1 * epoch}}
-        for phase in PHASES[network]
+        for phase in PHASES.get(network, ["finetune"])
         for epoch in range(3)
     ]
 
 
-def write_folder(folder: Path) -> Path:
-    for entry in RESULTS["networks"]:
+def write_folder(folder: Path, results: dict[str, Any] = RESULTS) -> Path:
+    for entry in results["networks"]:
         (folder / entry["name"]).mkdir(parents=True)
         (folder / entry["model"]).write_bytes(b"weights")
         (folder / entry["name"] / "history.json").write_text(json.dumps(history(entry["name"])))
         (folder / entry["name"] / "images.parquet").write_bytes(b"images")
-    (folder / "results.json").write_text(json.dumps(RESULTS))
+    (folder / "results.json").write_text(json.dumps(results))
     (folder / "recipe.yaml").write_text("name: tiny\n")
     (folder / "imports").mkdir()
     (folder / "imports" / "mine.py").write_text("# code\n")
