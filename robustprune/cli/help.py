@@ -116,13 +116,13 @@ UI = """\
 Open MLflow's UI on the store that runs are recorded in, print its address, and serve it to this
 machine until Ctrl-C.
 
-  robustprune ui                          the store of MLFLOW_TRACKING_URI, or runs/mlflow.db
-  robustprune ui elsewhere/runs           the one of another runs folder, or of a run folder
-  robustprune ui recipes/quickstart.yaml  the one that a recipe's tracking: names
+  robustprune ui                             the store of MLFLOW_TRACKING_URI, or runs/mlflow.db
+  robustprune ui elsewhere/runs              the one of another runs folder, or of a run folder
+  robustprune ui recipes/quickstart.yaml     the one that a recipe's tracking: names
   robustprune ui sqlite:///my.db --port 5001
 
-A recipe's run has a run a network in it. To compare networks, tick them and press Compare, or make
-a chart of the metric density against final/pgd; "Group by" takes the parameter pruner.
+A recipe's run has a run a network in it. Sorted by final/pgd, all networks stand in one list. Tick
+some and press Compare, for a scatter of final/density against final/pgd and parallel coordinates.
 """
 
 SCHEMA = """\

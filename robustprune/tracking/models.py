@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def log_model(
             client.log_model_artifacts(model_id, folder)
         client.log_model_artifact(model_id, str(path), _DATA)
     except Exception:
-        client.finalize_logged_model(model_id, "FAILED")
+        with suppress(Exception):  # the first error is the one to tell
+            client.finalize_logged_model(model_id, "FAILED")
         raise
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
