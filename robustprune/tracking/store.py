@@ -113,7 +113,7 @@ class Store:
     ) -> None:
         """Note metrics for the next `flush`. A (name, step) that the run has is left out.
 
-        What comes after the network's model is also noted with the model and the test images.
+        Final ones are noted with the network's model, too, once there is one.
 
         Args:
             network: whose; None for the parent.
@@ -124,15 +124,12 @@ class Store:
         from mlflow.entities import Metric
 
         run_id, at = self._run(network), step or 0
-        model = self._models.get(run_id)
-        test = images.test_set(self._datasets) if model else {}
         when = int(time.time() * 1000) if timestamp is None else timestamp
         for key, value in finite(values).items():
             steps = self._written[run_id].setdefault(key, set())
             if at not in steps:
                 steps.add(at)
-                of = test if is_of_images(key) else {}
-                metric = Metric(key, value, when, at, model_id=model, **of)
+                metric = Metric(key, value, when, at, **self._subject(run_id, key))
                 self._pending.setdefault(run_id, []).append(metric)
 
     def flush(self) -> None:
@@ -187,6 +184,14 @@ class Store:
         """Close a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self.flush()
         self._client.set_terminated(self._run(network), status)
+
+    def _subject(self, run_id: str, metric: str) -> dict[str, str]:
+        """What a metric is of: a final one of the model, and what was measured of test images."""
+        model = self._models.get(run_id)
+        if model is None or not metric.startswith("final/"):
+            return {}
+        test = images.test_set(self._datasets) if is_of_images(metric) else {}
+        return {"model_id": model, **test}
 
     def _run(self, network: str | None) -> str:
         if network not in self._opened:

@@ -166,7 +166,10 @@ def test_the_inputs_are_the_splits(tracked: tuple[Any, RunResult]) -> None:
     expected = {
         ("digits", entry["context"], entry["digest"]) for entry in result.results["datasets"]
     }
-    assert {context for _, context, _ in expected} == {"training", "test"}
+    sizes = {entry["context"]: entry["images"] for entry in result.results["datasets"]}
+    assert sizes == {"training": 128, "test": 360}
+    test = tiny.recipe().data.load(seed=0).test
+    assert ("digits", "test", test.digest()) in expected
     for run in runs(client).values():
         found = run.inputs.dataset_inputs
         assert {(i.dataset.name, i.tags[0].value, i.dataset.digest) for i in found} == expected

@@ -169,6 +169,20 @@ def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -
     assert world.warnings == []
 
 
+def test_epochs_that_are_brought_in_later_are_not_of_the_model(world: World) -> None:
+    folder = write_folder(world.runs / "tiny" / "late")
+    history = folder / "dense" / "history.json"
+    epochs = history.read_text()
+    history.unlink()
+    import_run(folder, options=world.options, runs=world.runs)
+    history.write_text(epochs)
+    import_run(folder, options=world.options, runs=world.runs)
+    seen = world.seen(world.ids(folder)["dense"])
+    assert len(seen["metrics"]["pretrain/loss"]) == 3
+    (model,) = seen["models"]
+    assert {name for name, *_ in model["metrics"]} == {"final/clean", "final/density"}
+
+
 @pytest.mark.parametrize("how", ["unknown", "deleted"])
 def test_runs_that_the_store_does_not_have_are_made_anew(world: World, how: str) -> None:
     folder = world.runs / "tiny" / how
