@@ -13,6 +13,11 @@ from ..pipeline import tiny
 from .conftest import Command
 
 
+@pytest.fixture(autouse=True)
+def no_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The stores and ports that the UI was asked for; it is interrupted at once."""

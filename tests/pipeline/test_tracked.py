@@ -126,28 +126,24 @@ def test_artifacts_are_the_files_of_the_folder(
             assert path.read_bytes() == (result.folder / file).read_bytes()
 
 
-def test_a_logged_model_predicts_the_same_as_its_file(tracked: tuple[Any, RunResult]) -> None:
+def test_a_logged_model_predicts_the_same_as_its_file(
+    tracked: tuple[Any, RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     client, result = tracked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
     images = next(iter(tiny.recipe().data.load(seed=0).test.ordered(64))).images
-    usual = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(client.tracking_uri)
-    try:
-        for entry in result.networks:
-            run = runs(client)[entry["name"]]
-            (output,) = run.outputs.model_outputs
-            model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
-            own = rp.load_model(result.folder / entry["model"])
-            with torch.no_grad():
-                expected = own(images)
-            found = model.predict(images.numpy())
-            assert found.shape == (64, 10)
-            assert torch.equal(torch.from_numpy(found), expected)
-            raw = model.get_raw_model()
-            assert raw.state_dict().keys() == own.state_dict().keys()
-    finally:
-        mlflow.set_tracking_uri(usual)
+    for entry in result.networks:
+        (output,) = runs(client)[entry["name"]].outputs.model_outputs
+        model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+        own = rp.load_model(result.folder / entry["model"])
+        with torch.no_grad():
+            expected = own(images)
+        found = model.predict(images.numpy())
+        assert found.shape == (64, 10)
+        assert torch.equal(torch.from_numpy(found), expected)
+        assert model.get_raw_model().state_dict().keys() == own.state_dict().keys()
 
 
 def test_a_wrong_shape_is_refused_by_the_models_signature(tracked: tuple[Any, RunResult]) -> None:
