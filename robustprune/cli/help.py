@@ -14,6 +14,7 @@ and what to judge it by; one command runs it.
   robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
   robustprune export runs/…/model.safetensors     a file as small as what is kept
   robustprune report runs/quickstart/<id>         all of it as one page to look at
+  robustprune ui                                  compare runs in the browser, in MLflow's UI
 """
 
 RUN = """\
@@ -27,8 +28,8 @@ Train a dense network, prune it by every method at every density, finetune, and 
 
 A dense network that runs share is trained once, kept in runs/dense/, and reused (--fresh: never).
 Everything is written to runs/<recipe>/<id>/: recipe.yaml (resolved), results.json, and a folder a
-network with model.safetensors and history.json. MLflow's store is runs/mlflow.db:
-  mlflow ui --backend-store-uri sqlite:///runs/mlflow.db
+network with model.safetensors and history.json. MLflow's store is runs/mlflow.db; look at it with
+`robustprune ui`.
 """
 
 CHECK = """\
@@ -137,6 +138,19 @@ which their recipes differ.
   robustprune compare mlflow:quickstart runs/quickstart/<id>
 
 Runs whose recipes differ only in their seed are one row: the mean, and how many there are.
+"""
+
+UI = """\
+Open MLflow's UI on the store that runs are recorded in, print its address, and serve it to this
+machine until Ctrl-C.
+
+  robustprune ui                             the store of MLFLOW_TRACKING_URI, or runs/mlflow.db
+  robustprune ui elsewhere/runs              the one of another runs folder, or of a run folder
+  robustprune ui recipes/quickstart.yaml     the one that a recipe's tracking: names
+  robustprune ui sqlite:///my.db --port 5001
+
+A recipe's run has a run a network in it. Sorted by final/pgd, all networks stand in one list. Tick
+some and press Compare, for a scatter of final/density against final/pgd and parallel coordinates.
 """
 
 SCHEMA = """\

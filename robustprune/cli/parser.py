@@ -97,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
     )
     _runs(_command(commands, "compare", "print runs side by side", help.COMPARE))
 
+    ui = _command(commands, "ui", "open MLflow's UI on the runs", help.UI)
+    ui.add_argument("store", nargs="?", metavar="STORE", help="a runs folder, a store, or a recipe")
+    ui.add_argument("--port", type=_positive, default=5000, metavar="N", help="default: 5000")
+
     _command(commands, "schema", "print the JSON Schema of recipes", help.SCHEMA)
     return top
 

@@ -39,5 +39,5 @@ def _fetched(run: str, uri: str | None, into: Path) -> Path:
     if not run:
         raise UsageError("mlflow: names no run. Write mlflow:<run id> or mlflow:<run name>.")
     into.mkdir()
-    folder: Path = tracking.download_run(run, uri, into)  # type: ignore[attr-defined]
+    folder: Path = tracking.download_run(run, uri, into)
     return folder

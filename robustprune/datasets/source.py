@@ -48,15 +48,12 @@ class Source(ABC):
     def select(self, indices: Tensor, *, augment: bool = True) -> Source:
         """A source of the images at ``indices`` only, in that order; optionally never augmented."""
 
-    def fingerprint(self) -> str:
-        """Tells apart sources of other images or labels: here by their number and the first 512.
+    @abstractmethod
+    def digest(self) -> str:
+        """A fingerprint of the labelled images, 16 hex digits, whatever augmentation does to them.
 
-        A subclass that can read all of them quickly tells by all.
+        It tells data sets apart; it is no protection against a forged one.
         """
-        digest = hashlib.sha256(str(len(self)).encode())
-        for images, labels in self.ordered(64, limit=512):
-            digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
-        return digest.hexdigest()
 
     def beside(self, images: Images) -> Source:
         """Further images as a source that is augmented like this one, if that can be."""
@@ -161,17 +158,15 @@ class TensorSource(Source):
             images = self.augment(images, draws)
         return Images(images, self.labels[indices])
 
-    def fingerprint(self) -> str:
-        """By all images and labels; see `Source.fingerprint`."""
-        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
-        for tensor in (self.images, self.labels):
-            digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
-
     def select(self, indices: Tensor, *, augment: bool = True) -> TensorSource:
         """A copy of the images at ``indices``; see `Source.select`."""
         kept = self.augment if augment else None
         return TensorSource(self.images[indices], self.labels[indices], kept)
+
+    def digest(self) -> str:
+        """Of every pixel and label; CIFAR-10 takes 0.2 s. See `Source.digest`."""
+        kind = f"{self.images.dtype} {tuple(self.images.shape)}".encode()
+        return fingerprint(kind, self.images, self.labels)
 
     def beside(self, images: Images) -> TensorSource:
         """``images`` with this source's augmentation."""
@@ -223,14 +218,23 @@ class Mixed(Source):
             parts.append(Images(as_float(batch.images), batch.labels))
         return Images(*map(torch.cat, zip(*parts, strict=True)))
 
-    def fingerprint(self) -> str:
-        """By the labelled and the extra images; see `Source.fingerprint`."""
-        return f"{self.labelled.fingerprint()}+{self.extra.fingerprint()}"
+    def digest(self) -> str:
+        """Of the labelled and the extra images, and how they are mixed; see `Source.digest`."""
+        parts = f"{self.labelled.digest()} {self.extra.digest()} {self.per_batch}"
+        return fingerprint(parts.encode())
 
     def select(self, indices: Tensor, *, augment: bool = True) -> Source:
         """A source of labelled images; the extra ones stay as they are."""
         chosen = self.labelled.select(indices, augment=augment)
         return Mixed(chosen, self.extra, per_batch=self.per_batch)
+
+
+def fingerprint(*parts: bytes | Tensor) -> str:
+    """16 hex digits of SHA-256 over ``parts``, one after the other."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else part.cpu().contiguous().numpy().data)
+    return found.hexdigest()[:16]
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustprune.pipeline.results import RunResult
-from robustprune.pipeline.runner import RUNS, run
+from robustprune.pipeline.runner import run
+from robustprune.tracking import RUNS
 
 __all__ = ["RUNS", "RunResult", "run"]

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from robustprune.masking import prunable_layers
 from robustprune.pipeline.network import initial_network
 from robustprune.pipeline.phases import finetune_epochs, phase_data
-from robustprune.pipeline.runner import RUNS
 from robustprune.pruners import LearnedPruner
 from robustprune.seeding import fork
-from robustprune.tracking import describe_store
+from robustprune.tracking import RUNS, describe_store
 
 if TYPE_CHECKING:
     from torch import nn

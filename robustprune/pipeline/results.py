@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from robustprune import __version__
 from robustprune.errors import UsageError, nearest
 from robustprune.evaluators.accuracy import measured
 from robustprune.pipeline.folder import RunFolder
+
+if TYPE_CHECKING:
+    from robustprune.datasets import Splits
 
 VERSION = 1
 _LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "accelerate", "numpy")
@@ -96,11 +99,34 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def datasets(name: str, data: Splits) -> list[dict[str, Any]]:
+    """What images were trained on and judged by: an entry for each split that there is.
+
+    Args:
+        name: the dataset's registered name.
+        data: its splits.
+    """
+    splits = {"training": data.train, "validation": data.validation, "test": data.test}
+    return [
+        {
+            "name": name,
+            "context": context,
+            "images": len(split),
+            "shape": [data.channels, data.image_size, data.image_size],
+            "classes": data.num_classes,
+            "digest": split.digest(),
+        }
+        for context, split in splits.items()
+        if split is not None
+    ]
+
+
 def document(
     *,
     recipe: dict[str, Any],
     networks: list[dict[str, Any]],
     environment: dict[str, Any],
+    datasets: Sequence[dict[str, Any]],
     max_steps: int | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``.
@@ -109,6 +135,7 @@ def document(
         recipe: the resolved recipe.
         networks: an entry each, as in README.
         environment: see `environment`.
+        datasets: see `datasets`.
         max_steps: set if phases were cut, so that nobody takes the run for a whole one.
     """
     cut = {} if max_steps is None else {"max_steps": max_steps}
@@ -119,6 +146,7 @@ def document(
         "seed": recipe["seed"],
         **cut,
         "environment": environment,
+        "datasets": datasets,
         "networks": networks,
         "params": recipe,
     }

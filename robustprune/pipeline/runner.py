@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,20 +35,24 @@ from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.seeding import fork
 from robustprune.tracking import (
+    NETWORK_FILES,
+    RUN_FILES,
+    RUNS,
     Console,
     NullTracker,
     Tracker,
     check_store,
+    describe_datasets,
     describe_network,
     describe_run,
+    ended,
     final_metrics,
     open_tracker,
+    run_name,
+    uploads,
 )
 from robustprune.training.loop import Trainer
 from robustprune.training.phase import Phase
-
-RUNS = Path("runs")
-"""Where run folders and the default MLflow store are kept."""
 
 
 def run(
@@ -130,29 +134,31 @@ class _Run:
         self._at_work: str | None = None  # the network whose tracked run is open
         self.document = self.recipe.document()
         self.environment = results.environment(self.compute.device)
+        self.datasets = results.datasets(self.document["data"]["name"], self.data)
         self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
 
     def finish(self) -> RunResult:
         """Run everything, and tell the tracker how it ended."""
         self._write()
         params, tags = describe_run(self.results)
-        self.tracker.start(self.recipe.name, params=params, tags=tags)
+        found = describe_datasets(self.results)
+        self.tracker.start(run_name(self.results), params=params, tags=tags, datasets=found)
         status = "FAILED"
         try:
             self._networks()
             self.folder.finish()
-            status = _status(self.result.alarms)
+            status = ended(self.result.alarms)
         except KeyboardInterrupt:
             status = "KILLED"
             raise InterruptedRun(self.folder.path.absolute()) from None
         finally:
-            for path in (self.folder.path / "recipe.yaml", self.folder.results):
-                self.tracker.artifact(None, path)
+            for path, place in uploads(self.folder.path, RUN_FILES):
+                self.tracker.artifact(None, path, place)
             self.tracker.finish(self._at_work, status)
             self.tracker.finish(None, status)
             self.tracker.close()
-        if found := self.result.alarms:
-            raise SoundnessError(f"{soundness.verdict(found)}\nwritten to {self.folder.path}")
+        if alarms := self.result.alarms:
+            raise SoundnessError(f"{soundness.verdict(alarms)}\nwritten to {self.folder.path}")
         return self.result
 
     @property
@@ -167,6 +173,7 @@ class _Run:
             recipe=self.document,
             networks=self.networks,
             environment=self.environment,
+            datasets=self.datasets,
             max_steps=self.max_steps,
         )
 
@@ -318,17 +325,12 @@ class _Run:
         self._write()
         facts = {"metrics": entry["metrics"], **({"alarms": found} if found else {})}
         annotate(self.folder.model(name), **facts)
-        self.tracker.artifact(name, self.folder.model(name))
+        self.tracker.model(name, self.folder.model(name))
         self.tracker.metrics(name, final_metrics(entry))
-        if evaluators:
-            self.tracker.artifact(name, self.folder.images(name))
-        self.tracker.finish(name, _status(found))
+        for path, place in uploads(self.folder.network(name), NETWORK_FILES):
+            self.tracker.artifact(name, path, place)
+        self.tracker.finish(name, ended(found))
         self._at_work = None
 
     def _write(self) -> None:
         write_json(self.folder.results, self.results)
-
-
-def _status(alarms: Sized) -> str:
-    """How MLflow shows a run that came to its end: its certificates must not be taken for true."""
-    return "FAILED" if alarms else "FINISHED"

@@ -115,11 +115,11 @@ def determinants(
     document = recipe.document()
     assert data.train is not None
     objective = recipe.objective_of("pretrain").model_dump(mode="json", serialize_as_any=True)
-    held_out = None if data.validation is None else data.validation.fingerprint()
+    held_out = None if data.validation is None else data.validation.digest()
     return {
         "seed": recipe.seed,
         "data": {key: value for key, value in document["data"].items() if key != "root"},
-        "images": [data.train.fingerprint(), held_out],
+        "images": [data.train.digest(), held_out],
         "model": recipe.model.resolved(**shape(data)),
         "weights": dict(origin),
         "pretrain": {**document["pretrain"], "objective": objective},

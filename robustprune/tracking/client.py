@@ -32,12 +32,19 @@ _ENVIRONMENT = {
 }
 
 
+def environment(uri: str) -> dict[str, str]:
+    """The variables that MLflow is to find for the store at ``uri``, unless the user has set them.
+
+    A ``file`` store was asked for by name, so it is allowed although MLflow prefers SQLite.
+    """
+    allowed = {"MLFLOW_ALLOW_FILE_STORE": "true"} if scheme_of(uri) == "file" else {}
+    return _ENVIRONMENT | allowed
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store at ``uri``. Imports MLflow; a new SQLite store is made."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in environment(uri).items():
         os.environ.setdefault(name, value)
-    if scheme_of(uri) == "file":  # asked for by name, so allowed although MLflow prefers SQLite
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
 
     path = local_path(uri)

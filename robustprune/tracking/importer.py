@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,21 @@ from pydantic import ValidationError
 
 from robustprune.errors import UsageError
 from robustprune.tracking.client import quiet_retries, sentence
+from robustprune.tracking.datasets import described
 from robustprune.tracking.layout import (
+    NETWORK_FILES,
+    RUN_FILES,
     describe_network,
     describe_run,
+    ended,
     final_metrics,
     phase_metrics,
     recorded,
+    run_name,
+    uploads,
 )
 from robustprune.tracking.options import TrackingOptions, check_store, redact, store_uri
+from robustprune.tracking.runfolder import read_history, read_results
 from robustprune.tracking.store import Store
 
 
@@ -49,8 +55,8 @@ def import_run(
     """
     folder = Path(folder)
     runs = folder.absolute().parent.parent if runs is None else runs
-    results = _json(folder / "results.json", dict)
-    histories = {e["name"]: _history(folder / e["name"]) for e in _entries(results, folder)}
+    results = read_results(folder)
+    histories = {e["name"]: read_history(folder / e["name"]) for e in results["networks"]}
     if experiment is None and options is None:
         experiment = recorded(results, "tracking", "experiment")
     options = _destination(options or TrackingOptions(), uri, experiment)
@@ -86,58 +92,21 @@ def _write(
     histories: Mapping[str, list[Mapping[str, Any]]],
 ) -> str:
     params, tags = describe_run(results)
-    parent = store.open(None, str(results.get("recipe", folder.name)), params=params, tags=tags)
+    found = described(results)
+    parent = store.open(None, run_name(results), params=params, tags=tags, datasets=found)
     for entry in results["networks"]:
         name = entry["name"]
         params, tags = describe_network(entry, results)
         store.open(name, name, params=params, tags=tags)
         for line in histories[name]:
             store.metrics(name, phase_metrics(line["phase"], line["metrics"]), step=line["epoch"])
-        store.metrics(name, final_metrics(entry))
         if entry.get("model"):
-            store.artifact(name, folder / entry["model"])
-        store.finish(name, "FINISHED")
-    for path in (folder / "recipe.yaml", folder / "results.json"):
-        if path.exists():
-            store.artifact(None, path)
-    store.finish(None, "FINISHED")
+            store.model(name, folder / entry["model"])
+        store.metrics(name, final_metrics(entry))
+        for path, place in uploads(folder / name, NETWORK_FILES):
+            store.artifact(name, path, place)
+        store.finish(name, ended(entry.get("alarms")))
+    for path, place in uploads(folder, RUN_FILES):
+        store.artifact(None, path, place)
+    store.finish(None, ended(any(entry.get("alarms") for entry in results["networks"])))
     return parent
-
-
-def _entries(results: Mapping[str, Any], folder: Path) -> list[Mapping[str, Any]]:
-    entries = results.get("networks")
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries
-    ):
-        raise UsageError(f"'{folder / 'results.json'}' lists no networks: not a file of a run.")
-    for part in (entry[key] for entry in entries for key in ("name", "model") if entry.get(key)):
-        # The file may come from elsewhere: nothing outside the folder is read or uploaded.
-        if not (folder / str(part)).resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"'{folder / 'results.json'}': '{part}' lies outside the run folder.")
-    return entries
-
-
-def _history(folder: Path) -> list[Mapping[str, Any]]:
-    path = folder / "history.json"
-    if not path.exists():
-        return []
-    lines: list[Mapping[str, Any]] = _json(path, list)
-    needed = {"phase", "epoch", "metrics"}
-    if not all(isinstance(line, dict) and needed <= line.keys() for line in lines):
-        raise UsageError(f"'{path}': every entry needs phase, epoch and metrics.")
-    return lines
-
-
-def _json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"cannot read '{path}' ({error.strerror}): give the folder of a finished run, "
-            "runs/<recipe>/<id>."
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"'{path}' is not valid JSON: {error}.") from None
-    if not isinstance(content, kind):
-        raise UsageError(f"'{path}' holds no {kind.__name__}: not a file of a run.")
-    return content

@@ -12,6 +12,9 @@ from pydantic import Field
 from robustprune.errors import UsageError, nearest
 from robustprune.parts import Options
 
+RUNS = Path("runs")
+"""Where run folders and the default MLflow store are kept."""
+
 SCHEMES = ("sqlite", "http", "https", "file", "postgresql", "mysql", "mssql", "databricks")
 """What a tracking address may begin with. A plain path means ``file``."""
 
@@ -72,6 +75,20 @@ def check_store(options: TrackingOptions, runs: Path) -> None:
     path = local_path(uri)
     if path is not None:
         _check_writable(path, scheme)
+
+
+def check_exists(uri: str) -> None:
+    """Make sure that a store of this machine is there; a server is not asked.
+
+    Raises:
+        UsageError: there is none yet.
+    """
+    path = local_path(uri)
+    if path is not None and not path.exists():
+        raise UsageError(
+            f"there is no MLflow store '{path}' yet. Run a recipe first (robustprune run "
+            "recipes/quickstart.yaml), or name the store: its file, its runs folder or its address."
+        )
 
 
 def scheme_of(uri: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from robustprune.tracking import datasets as images
 from robustprune.tracking.client import connect, sentence
 from robustprune.tracking.ids import RunIds
 from robustprune.tracking.layout import (
@@ -19,9 +20,11 @@ from robustprune.tracking.layout import (
     finite,
     flatten,
     folder_tags,
+    is_of_images,
     param_text,
     valid_name,
 )
+from robustprune.tracking.models import log_model, logged_model
 from robustprune.tracking.options import TrackingOptions, local_path, scheme_of, store_uri
 
 if TYPE_CHECKING:
@@ -59,9 +62,11 @@ class Store:
         self._ids = RunIds(folder / "state" / "mlflow.json")
         self._warn = warn
         self._opened: dict[str | None, str] = {}
+        self._datasets: Sequence[Mapping[str, Any]] = ()
+        self._models: dict[str, str] = {}  # run id -> model id
         self._written: dict[str, dict[str, set[int]]] = {}  # run id -> metric -> steps
         self._pending: dict[str, list[Metric]] = {}
-        self._uploads = True
+        self._uploads = self._takes_models = True
 
     def open(
         self,
@@ -70,22 +75,32 @@ class Store:
         *,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """Open the run of ``network`` (None: the parent, to be opened first); returns its id.
 
         A recorded run that the store knows is reopened. Its parameters stay as they are. Every run
         is also tagged with the run folder's name.
+
+        Args:
+            network: whose run; None for the parent.
+            name: what it is called.
+            params: nested or flat.
+            tags: by name.
+            datasets: what `robustprune.tracking.datasets.described` gave, with the parent; its
+                networks' runs are given the same.
         """
         run = self._recorded(network) or self._create(network, name)
         run_id: str = run.info.run_id
         self._opened[network] = run_id
+        if network is None:
+            self._datasets = datasets
+        if self._datasets:  # the store knows those that a run has already
+            self._client.log_inputs(run_id, images.inputs(self._datasets))
         flat = flatten(params)
         known = run.data.params
         new = {k: v for k, v in flat.items() if k not in known}
         self._describe(run_id, new, {**tags, **self._tags})
-        density = flat.get("density")
-        if isinstance(density, int | float):  # also a metric, because charts plot only metrics
-            self.metrics(network, {"density": density})
         return run_id
 
     def metrics(
@@ -97,6 +112,8 @@ class Store:
         timestamp: int | None = None,
     ) -> None:
         """Note metrics for the next `flush`. A (name, step) that the run has is left out.
+
+        Final ones are noted with the network's model, too, once there is one.
 
         Args:
             network: whose; None for the parent.
@@ -112,7 +129,8 @@ class Store:
             steps = self._written[run_id].setdefault(key, set())
             if at not in steps:
                 steps.add(at)
-                self._pending.setdefault(run_id, []).append(Metric(key, value, when, at))
+                metric = Metric(key, value, when, at, **self._subject(run_id, key))
+                self._pending.setdefault(run_id, []).append(metric)
 
     def flush(self) -> None:
         """Write the metrics noted so far."""
@@ -143,10 +161,37 @@ class Store:
             self._uploads = False
             self._warn(f"MLflow tracking goes on without artifacts: {sentence(error)}")
 
+    def model(self, network: str, path: Path) -> None:
+        """Log a network's file as an MLflow model, once a run; a plain artifact if that fails."""
+        run_id = self._run(network)
+        if run_id in self._models or not self._uploads:
+            return
+        if not path.exists() or not self._takes_models:
+            self.artifact(network, path)
+            return
+        run = self._client.get_run(run_id)
+        try:
+            self._models[run_id] = log_model(
+                self._client, run, path, params=run.data.params, **images.form(self._datasets)
+            )
+        except Exception as error:
+            self._client.get_run(run_id)  # raises when the store itself is gone
+            self._takes_models = False
+            self._warn(f"MLflow tracking goes on with files in place of models: {sentence(error)}")
+            self.artifact(network, path)
+
     def finish(self, network: str | None, status: str) -> None:
         """Close a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self.flush()
         self._client.set_terminated(self._run(network), status)
+
+    def _subject(self, run_id: str, metric: str) -> dict[str, str]:
+        """What a metric is of: a final one of the model, and what was measured of test images."""
+        model = self._models.get(run_id)
+        if model is None or not metric.startswith("final/"):
+            return {}
+        test = images.test_set(self._datasets) if is_of_images(metric) else {}
+        return {"model_id": model, **test}
 
     def _run(self, network: str | None) -> str:
         if network not in self._opened:
@@ -169,6 +214,8 @@ class Store:
         if run.info.lifecycle_stage != "active":
             return None
         self._client.update_run(run_id, status="RUNNING")
+        if (model := logged_model(self._client, run)) is not None:
+            self._models[run_id] = model
         self._written[run_id] = {
             key: {metric.step for metric in self._client.get_metric_history(run_id, key)}
             for key in run.data.metrics

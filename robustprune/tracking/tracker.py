@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,28 @@ class Tracker:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
-    def start(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the parent run, or reopen it on resume. Call it first."""
-        self._open(None, name, params, tags)
+    def start(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Open the parent run, or reopen it on resume. Call it first.
+
+        Args:
+            name: what it is called.
+            params: nested or flat.
+            tags: by name.
+            datasets: what `describe_datasets` gave; all runs have them as inputs.
+        """
+        self._open(None, name, params, tags, list(datasets))
         if self._thread.ident is None:
             self._thread.start()
 
     def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the child run of a network, or reopen it. A number ``density`` is plotted too."""
+        """Open the child run of a network, or reopen it."""
         self._open(name, name, params, tags)
 
     def metrics(
@@ -72,6 +86,10 @@ class Tracker:
         """
         copied, now = dict(values), int(time.time() * 1000)
         self._put(lambda store: store.metrics(network, copied, step=step, timestamp=now))
+
+    def model(self, network: str, path: Path) -> None:
+        """Log a network's ``model.safetensors`` as an MLflow model. Its metrics come after it."""
+        self._put(lambda store: store.model(network, path))
 
     def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:
         """Upload a file or a folder's content, into ``folder`` of the run's artifacts."""
@@ -99,10 +117,17 @@ class Tracker:
         self._stopped.set()
 
     def _open(
-        self, network: str | None, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        network: str | None,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         flat, labels = flatten(params), dict(tags)  # copies: the caller may go on changing its own
-        self._put(lambda store: store.open(network, name, params=flat, tags=labels))
+        self._put(
+            lambda store: store.open(network, name, params=flat, tags=labels, datasets=datasets)
+        )
 
     def _put(self, job: Job) -> None:
         if not self._stopped.is_set():
@@ -147,7 +172,14 @@ class Tracker:
 class NullTracker:
     """Records nothing."""
 
-    def start(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Do nothing."""
 
     def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -156,6 +188,9 @@ class NullTracker:
     def metrics(
         self, network: str | None, values: Mapping[str, float], *, step: int | None = None
     ) -> None:
+        """Do nothing."""
+
+    def model(self, network: str, path: Path) -> None:
         """Do nothing."""
 
     def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:

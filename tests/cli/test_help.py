@@ -16,7 +16,7 @@ from ..pipeline import tiny
 from .conftest import Command
 
 COMMANDS = ["run", "check", "list", "show", "evaluate", "certify", "verify"]
-COMMANDS += ["export", "import-hydra", "report", "compare", "schema"]
+COMMANDS += ["export", "import-hydra", "report", "compare", "ui", "schema"]
 HEAVY = ["torch", "timm", "mlflow", "torchattacks", "accelerate", "sklearn", "pyarrow", "scipy"]
 HEAVY += ["matplotlib", "jinja2"]
 

@@ -78,7 +78,7 @@ def test_it_does_everything_that_a_built_in_one_does(
     origin = read_model(here / "run" / "hydra-0.1" / "model.safetensors").metadata
     assert origin["objective"] == {"name": "my_noise", "sigma": 0.2, "penalty": 0.1}
     assert tracked(here) == {
-        "tiny": {"objective.name": "my_noise", "objective.sigma": "0.2"},
+        "tiny, seed 0": {"objective.name": "my_noise", "objective.sigma": "0.2"},
         "dense": {"pretrain/size"},
         "hydra-0.1": {"prune/size", "finetune/size"},
     }

@@ -146,3 +146,16 @@ def test_missing_files_are_named_with_every_place_and_a_remedy(name, tmp_path, m
     )
     assert all(f"{place}" in message for place in places)
     assert "root:" in message
+
+
+@every_dataset
+def test_the_digest_follows_the_images_and_nothing_else(name, tmp_path):
+    dataset = create(name, tmp_path / "data")
+    splits = dataset.load(seed=0)
+    train = splits.train
+    assert train.digest() == dataset.load(seed=1).train.digest()
+    assert len(int(train.digest(), 16).to_bytes(8, "big")) == 8
+    every = torch.arange(len(train))
+    assert train.select(every, augment=False).digest() == train.digest()
+    assert len({train.digest(), splits.test.digest(), train.select(every[1:]).digest()}) == 3
+    assert train.select(every.flip(0)).digest() != train.digest()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
@@ -104,3 +106,19 @@ def test_a_selection_of_mixed_images_keeps_the_extra_ones():
     batch = next(source.batches(4, generator=seeded()))
     assert sorted(batch.labels.tolist())[:2] == [3, 4]
     assert len(batch.labels) == 4
+
+
+def test_a_digest_is_sha256_of_type_shape_pixels_and_labels():
+    images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
+    labels = torch.tensor([3, 1])
+    content = b"torch.uint8 (2, 1, 2, 2)" + bytes(range(8))
+    content += b"".join(label.to_bytes(8, "little") for label in (3, 1))
+    assert TensorSource(images, labels).digest() == hashlib.sha256(content).hexdigest()[:16]
+
+
+def test_extra_images_and_their_number_are_part_of_the_digest():
+    labels = torch.zeros(4).long()
+    labelled, extra = (TensorSource(torch.full((4, 1, 2, 2), v), labels) for v in (0.1, 0.2))
+    mixed = [Mixed(labelled, extra, per_batch=n) for n in (1, 2)]
+    other = Mixed(labelled, labelled, per_batch=1)
+    assert len({source.digest() for source in (labelled, extra, other, *mixed)}) == 5

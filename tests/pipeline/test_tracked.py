@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import robustprune as rp
 from robustprune.errors import InterruptedRun
 from robustprune.pipeline import RunResult
 from robustprune.tracking import Console
@@ -19,6 +21,7 @@ CHANGES = (
     {"prune": {"methods": ["hydra"], "densities": [0.1]}},
     {"tracking": {"enabled": True, "experiment": "trial"}},
 )
+PARENT = "tiny, seed 0"
 
 
 class Complaints(Console):
@@ -56,7 +59,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, console: Complaints) -> tu
 
     client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
     statuses = {name: run.info.status for name, run in runs(client).items()}
-    assert statuses == {"tiny": "KILLED", "dense": "FINISHED", "hydra-0.1": "KILLED"}
+    assert statuses == {PARENT: "KILLED", "dense": "FINISHED", "hydra-0.1": "KILLED"}
     return client, tiny.go(folder, *CHANGES, console=console, resume=True)
 
 
@@ -70,16 +73,16 @@ def runs(client: Any) -> dict[str, Any]:
 
 def test_there_is_a_parent_and_a_child_a_network(tracked: tuple[Any, RunResult]) -> None:
     found = runs(tracked[0])
-    assert found.keys() == {"tiny", "dense", "hydra-0.1"}
+    assert found.keys() == {PARENT, "dense", "hydra-0.1"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    parent = found["tiny"].info.run_id
+    parent = found[PARENT].info.run_id
     for name in ("dense", "hydra-0.1"):
         assert found[name].data.tags["mlflow.parentRunId"] == parent
         assert found[name].data.tags["network"] == name
 
 
 def test_the_recipe_is_there_as_parameters(tracked: tuple[Any, RunResult]) -> None:
-    params = runs(tracked[0])["tiny"].data.params
+    params = runs(tracked[0])[PARENT].data.params
     assert params["objective.eps"] == "0.1"
     assert params["pretrain.optimizer.momentum"] == "0.9"
     assert params["environment.threads"] == "1"
@@ -101,10 +104,10 @@ def test_final_numbers_are_those_of_the_results(tracked: tuple[Any, RunResult]) 
     client, result = tracked
     for entry in result.networks:
         metrics = runs(client)[entry["name"]].data.metrics
-        assert metrics["density"] == entry["density"]
+        assert metrics["final/density"] == entry["density"]
         assert metrics["final/kept"] == entry["kept"]
         assert metrics["final/pgd"] == entry["metrics"]["pgd"]
-        assert metrics["final/pgd_interval_low"] == entry["metrics"]["pgd_interval"][0]
+        assert metrics["final/interval/pgd_low"] == entry["metrics"]["pgd_interval"][0]
 
 
 def test_artifacts_are_the_files_of_the_folder(
@@ -112,10 +115,8 @@ def test_artifacts_are_the_files_of_the_folder(
 ) -> None:
     client, result = tracked
     files = {
-        "tiny": {"recipe.yaml": "recipe.yaml", "results.json": "results.json"},
-        "hydra-0.1": {
-            file: f"hydra-0.1/{file}" for file in ("model.safetensors", "images.parquet")
-        },
+        PARENT: {"recipe.yaml": "recipe.yaml", "results.json": "results.json"},
+        "hydra-0.1": {file: f"hydra-0.1/{file}" for file in ("history.json", "images.parquet")},
     }
     for name, pairs in files.items():
         run_id = runs(client)[name].info.run_id
@@ -123,6 +124,52 @@ def test_artifacts_are_the_files_of_the_folder(
         for artifact, file in pairs.items():
             path = Path(client.download_artifacts(run_id, artifact, str(tmp_path)))
             assert path.read_bytes() == (result.folder / file).read_bytes()
+
+
+def test_a_logged_model_predicts_the_same_as_its_file(
+    tracked: tuple[Any, RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    client, result = tracked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    images = next(iter(tiny.recipe().data.load(seed=0).test.ordered(64))).images
+    for entry in result.networks:
+        (output,) = runs(client)[entry["name"]].outputs.model_outputs
+        model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+        own = rp.load_model(result.folder / entry["model"])
+        with torch.no_grad():
+            expected = own(images)
+        found = model.predict(images.numpy())
+        assert found.shape == (64, 10)
+        assert torch.equal(torch.from_numpy(found), expected)
+        assert model.get_raw_model().state_dict().keys() == own.state_dict().keys()
+
+
+def test_a_wrong_shape_is_refused_by_the_models_signature(tracked: tuple[Any, RunResult]) -> None:
+    import mlflow
+
+    client, _ = tracked
+    (output,) = runs(client)["dense"].outputs.model_outputs
+    location = client.get_logged_model(output.model_id).artifact_location
+    model = mlflow.pyfunc.load_model(location)
+    with pytest.raises(mlflow.MlflowException, match="shape"):
+        model.predict(torch.zeros(1, 3, 8, 8).numpy())
+
+
+def test_the_inputs_are_the_splits(tracked: tuple[Any, RunResult]) -> None:
+    client, result = tracked
+    expected = {
+        ("digits", entry["context"], entry["digest"]) for entry in result.results["datasets"]
+    }
+    sizes = {entry["context"]: entry["images"] for entry in result.results["datasets"]}
+    assert sizes == {"training": 128, "test": 360}
+    test = tiny.recipe().data.load(seed=0).test
+    assert ("digits", "test", test.digest()) in expected
+    for run in runs(client).values():
+        found = run.inputs.dataset_inputs
+        assert {(i.dataset.name, i.tags[0].value, i.dataset.digest) for i in found} == expected
+        assert len(found) == 2  # resume has logged them a second time
 
 
 def test_nothing_was_complained_about(tracked: tuple[Any, RunResult], console: Complaints) -> None:

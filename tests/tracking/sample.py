@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from robustprune.tracking import (
+    NETWORK_FILES,
+    RUN_FILES,
     NullTracker,
     Tracker,
+    describe_datasets,
     describe_network,
     describe_run,
     final_metrics,
     phase_metrics,
+    run_name,
+    uploads,
 )
 
 RESULTS: dict[str, Any] = {
@@ -22,11 +27,17 @@ RESULTS: dict[str, Any] = {
     "seed": 0,
     "environment": {"threads": 2},
     "max_steps": 7,
+    "datasets": [
+        {"name": "digits", "context": context, "digest": digest, "images": images}
+        | {"shape": [1, 8, 8], "classes": 10}
+        for context, digest, images in (("training", "a" * 16, 1437), ("test", "b" * 16, 360))
+    ],
     "params": {
         "data": {"name": "digits"},
         "model": {"name": "cnn_small"},
         "objective": {"name": "pgd", "eps": 0.03},
-        "prune": {"densities": [0.1]},
+        "prune": {"methods": [{"name": "hydra", "label": None}], "densities": [0.1]},
+        "evaluate": [{"name": "clean"}, {"name": "pgd", "label": "weak", "eps": 0.01}],
         "tracking": {"experiment": "tests"},
     },
     "networks": [
@@ -42,7 +53,7 @@ RESULTS: dict[str, Any] = {
             "density": 0.1,
             "turnover": 0.2,
             "model": "hydra-0.1/m.safetensors",
-            "metrics": {"clean": 0.4, "clean_interval": [0.3, 0.5]},
+            "metrics": {"clean": 0.4, "clean_n": 96, "clean_interval": [0.3, 0.5], "weak": 0.25},
         },
     ],
 }
@@ -52,34 +63,40 @@ PHASES = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
 def history(network: str) -> list[dict[str, Any]]:
     return [
         {"phase": phase, "epoch": epoch, "metrics": {"loss": 2.0 - epoch, "accuracy": 0.1 * epoch}}
-        for phase in PHASES[network]
+        for phase in PHASES.get(network, ["finetune"])
         for epoch in range(3)
     ]
 
 
-def write_folder(folder: Path) -> Path:
-    for entry in RESULTS["networks"]:
+def write_folder(folder: Path, results: dict[str, Any] = RESULTS) -> Path:
+    for entry in results["networks"]:
         (folder / entry["name"]).mkdir(parents=True)
         (folder / entry["model"]).write_bytes(b"weights")
         (folder / entry["name"] / "history.json").write_text(json.dumps(history(entry["name"])))
-    (folder / "results.json").write_text(json.dumps(RESULTS))
+        (folder / entry["name"] / "images.parquet").write_bytes(b"images")
+    (folder / "results.json").write_text(json.dumps(results))
     (folder / "recipe.yaml").write_text("name: tiny\n")
+    (folder / "imports").mkdir()
+    (folder / "imports" / "mine.py").write_text("# code\n")
     return folder
 
 
 def track(tracker: Tracker | NullTracker, folder: Path) -> None:
     """What a pipeline does, start to end."""
     params, tags = describe_run(RESULTS)
-    tracker.start("tiny", params=params, tags=tags)
+    found = describe_datasets(RESULTS)
+    tracker.start(run_name(RESULTS), params=params, tags=tags, datasets=found)
     for entry in RESULTS["networks"]:
         name = entry["name"]
         params, tags = describe_network(entry, RESULTS)
         tracker.network(name, params=params, tags=tags)
         for line in history(name):
             tracker.metrics(name, phase_metrics(line["phase"], line["metrics"]), step=line["epoch"])
+        tracker.model(name, folder / entry["model"])
         tracker.metrics(name, final_metrics(entry))
-        tracker.artifact(name, folder / entry["model"])
+        for path, place in uploads(folder / name, NETWORK_FILES):
+            tracker.artifact(name, path, place)
         tracker.finish(name, "FINISHED")
-    tracker.artifact(None, folder / "recipe.yaml")
-    tracker.artifact(None, folder / "results.json")
+    for path, place in uploads(folder, RUN_FILES):
+        tracker.artifact(None, path, place)
     tracker.finish(None, "FINISHED")

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from robustprune.tracking import describe_network, describe_run, final_metrics, phase_metrics
+from robustprune.tracking import (
+    describe_network,
+    describe_run,
+    ended,
+    final_metrics,
+    phase_metrics,
+    run_name,
+    uploads,
+)
 from robustprune.tracking.layout import finite, flatten, folder_tags, param_text, valid_name
 
 
@@ -68,17 +76,21 @@ def test_phase_metrics_take_numbers_only() -> None:
 def test_final_metrics_split_intervals_and_keep_turnover() -> None:
     entry = {
         "name": "hydra-0.01",
+        "density": 0.01,
         "turnover": 0.25,
         "kept": 5,
-        "metrics": {"pgd": 0.5, "pgd_n": 100, "pgd_interval": [0.4, 0.6]},
+        "metrics": {"pgd": 0.5, "pgd_n": 100, "pgd_interval": [0.4, 0.6], "top_n": 3},
     }
+    assert next(iter(final_metrics(entry))) == "final/pgd"
     assert final_metrics(entry) == {
+        "final/density": 0.01,
         "final/turnover": 0.25,
         "final/kept": 5.0,
         "final/pgd": 0.5,
-        "final/pgd_n": 100.0,
-        "final/pgd_interval_low": 0.4,
-        "final/pgd_interval_high": 0.6,
+        "final/images/pgd": 100.0,
+        "final/interval/pgd_low": 0.4,
+        "final/interval/pgd_high": 0.6,
+        "final/top_n": 3.0,
     }
 
 
@@ -88,8 +100,8 @@ def test_runs_and_networks_are_described_from_the_results() -> None:
     assert params == {"seed": 3, "environment": {"torch": "2"}}
     assert tags == {"recipe": "r", "robustprune": "0.1.0"}
     params, tags = describe_network({"name": "dense", "pruner": None, "density": 1.0}, results)
-    assert params == {"density": 1.0, "seed": 3}
-    assert tags == {"recipe": "r", "network": "dense"}
+    assert params == {"pruner": "none", "density": 1.0, "seed": 3}
+    assert tags == {"recipe": "r", "network": "dense", "pruner": "none"}
 
 
 def test_a_network_carries_what_runs_are_grouped_by() -> None:
@@ -112,3 +124,45 @@ def test_the_folders_tag_is_its_name_only(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     expected = {"folder": tmp_path.name}
     assert folder_tags(tmp_path) == folder_tags(Path()) == folder_tags(Path("a/..")) == expected
+
+
+def test_the_radius_of_each_evaluator_stands_under_its_metrics_name() -> None:
+    evaluate = [
+        {"name": "clean", "label": None},
+        {"name": "pgd", "label": None, "eps": 0.03},
+        {"name": "pgd", "label": "pgd-wide", "eps": 0.06},
+    ]
+    params, _ = describe_network({"name": "a"}, {"params": {"evaluate": evaluate}})
+    assert {k: v for k, v in params.items() if k.endswith(".eps")} == {
+        "pgd.eps": 0.03,
+        "pgd-wide.eps": 0.06,
+    }
+
+
+def test_the_parent_is_tagged_with_its_parts_and_each_method_once() -> None:
+    methods = [{"name": "hydra"}, {"name": "hydra", "label": "b"}, {"name": "magnitude"}]
+    recipe = {"prune": {"methods": methods}, "objective": {"name": "o"}, "data": {"name": "d"}}
+    _, tags = describe_run({"recipe": "r", "params": recipe})
+    assert tags == {"recipe": "r", "objective": "o", "dataset": "d", "pruner": "hydra, magnitude"}
+
+
+def test_runs_of_one_recipe_have_names_that_differ() -> None:
+    assert run_name({"recipe": "r", "seed": 1}) == "r, seed 1"
+    assert run_name({"recipe": "r", "seed": 1, "max_steps": 2}) == (
+        "r, seed 1, cut at 2 steps a phase"
+    )
+
+
+def test_files_and_folders_are_uploaded_to_where_they_are_in_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "results.json").touch()
+    found = uploads(tmp_path, ("recipe.yaml", "results.json", "report"))
+    assert found == [(tmp_path / "results.json", None), (tmp_path / "report", "report")]
+
+
+def test_an_alarm_is_not_shown_as_a_success() -> None:
+    assert (ended([{"evaluator": "ibp"}]), ended([]), ended(None)) == (
+        "FAILED",
+        "FINISHED",
+        "FINISHED",
+    )

@@ -52,8 +52,24 @@ class World:
         tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
         files = sorted(file.path for file in self.client.list_artifacts(run_id))
         info = (run.info.run_name, run.info.status)
+        inputs = [
+            (i.dataset.name, i.dataset.digest, i.dataset.source, i.dataset.schema, i.tags[0].value)
+            for i in run.inputs.dataset_inputs
+        ]
         return {"info": info, "metrics": steps, "params": run.data.params, "tags": tags} | {
-            "files": files
+            "files": files,
+            "inputs": sorted(inputs),
+            "models": [self.model(output.model_id) for output in run.outputs.model_outputs],
+        }
+
+    def model(self, model_id: str) -> dict[str, Any]:
+        """All that matters of a logged model."""
+        model = self.client.get_logged_model(model_id)
+        files = [file.path for file in self.client.list_logged_model_artifacts(model_id)]
+        metrics = {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics}
+        return {"name": model.name, "status": str(model.status), "params": model.params} | {
+            "files": sorted(files),
+            "metrics": metrics,
         }
 
 
@@ -72,14 +88,15 @@ def no_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world: World) -> None:
     seen = world.seen(world.ids(world.folder)["parent"])
-    assert seen["info"] == ("tiny", "FINISHED")
+    assert seen["info"] == ("tiny, seed 0, cut at 7 steps a phase", "FINISHED")
     assert seen["params"]["objective.eps"] == "0.03"
     assert seen["params"]["prune.densities"] == "[0.1]"
     assert seen["params"]["environment.threads"] == "2"
     assert seen["params"]["max_steps"] == "7"
-    assert seen["tags"]["robustprune"] == "0.1.0"
+    parts = {"pruner": "hydra", "objective": "pgd", "dataset": "digits", "model": "cnn_small"}
+    assert {"robustprune": "0.1.0", "recipe": "tiny", **parts}.items() <= seen["tags"].items()
     assert {world.seen(i)["tags"]["folder"] for i in world.ids(world.folder).values()} == {"live"}
-    assert seen["files"] == ["recipe.yaml", "results.json"]
+    assert seen["files"] == ["imports", "recipe.yaml", "results.json"]
     assert world.warnings == []
 
 
@@ -90,17 +107,40 @@ def test_a_child_is_a_network_with_its_epochs_density_and_final_numbers(world: W
     assert child.data.tags["mlflow.parentRunId"] == ids["parent"]
     assert seen["info"] == ("hydra-0.1", "FINISHED")
     parts = {"pruner": "hydra", "objective": "pgd", "dataset": "digits", "model": "cnn_small"}
-    assert seen["params"] == {**parts, "density": "0.1", "seed": "0", "max_steps": "7"}
+    rest = {"density": "0.1", "seed": "0", "max_steps": "7", "weak.eps": "0.01"}
+    assert seen["params"] == {**parts, **rest}
     assert parts.items() <= seen["tags"].items()
     assert seen["metrics"]["prune/loss"] == [(0, 2.0), (1, 1.0), (2, 0.0)]
-    assert seen["metrics"]["density"] == [(0, 0.1)]
+    assert seen["metrics"]["final/density"] == [(0, 0.1)]
+    assert seen["metrics"]["final/interval/clean_low"] == [(0, 0.3)]
     assert seen["metrics"]["final/turnover"] == [(0, 0.2)]
-    assert seen["files"] == ["m.safetensors"]
+    assert seen["files"] == ["history.json", "images.parquet"]
+
+
+def test_every_run_has_the_datasets_as_inputs(world: World) -> None:
+    for run_id in world.ids(world.folder).values():
+        training, test = world.seen(run_id)["inputs"]
+        assert (*training[:2], training[-1]) == ("digits", "a" * 16, "training")
+        assert (*test[:2], test[-1]) == ("digits", "b" * 16, "test")
+        assert json.loads(test[2])["tags"]["data"] == '{"name": "digits"}'
+        features = json.loads(json.loads(test[3])["mlflow_tensorspec"]["features"])
+        assert features[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 1, 8, 8]}
+
+
+def test_a_network_is_a_model_with_what_was_measured_of_it(world: World) -> None:
+    (model,) = world.seen(world.ids(world.folder)["hydra-0.1"])["models"]
+    assert (model["name"], model["status"]) == ("hydra-0_1", "READY")
+    assert model["params"]["density"] == "0.1"
+    assert model["files"] == ["MLmodel", "data", "requirements.txt"]
+    images = ("digits", "b" * 16)
+    assert {("final/weak", 0.25, *images), ("final/turnover", 0.2, None, None)} <= model["metrics"]
+    assert not any(name.startswith("prune/") for name, *_ in model["metrics"])
 
 
 def test_artifacts_lie_beside_the_store_and_not_where_one_stands(world: World) -> None:
     files = {path.name for path in (world.runs / "mlartifacts").rglob("*") if path.is_file()}
-    assert files == {"m.safetensors", "recipe.yaml", "results.json"}
+    own = {"m.safetensors", "recipe.yaml", "results.json", "mine.py"}
+    assert files == own | {"history.json", "images.parquet", "MLmodel", "requirements.txt"}
 
 
 def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -> None:
@@ -125,9 +165,22 @@ def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -
     assert world.ids(folder) == ids
     assert seen["info"][1] == "RUNNING"
     assert seen["metrics"]["pretrain/loss"] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 9.0), (4, 9.0)]
-    assert seen["metrics"]["density"] == [(0, 1.0)]
     assert world.seen(ids["parent"])["params"] == {"a": "1", "b": "3"}
     assert world.warnings == []
+
+
+def test_epochs_that_are_brought_in_later_are_not_of_the_model(world: World) -> None:
+    folder = write_folder(world.runs / "tiny" / "late")
+    history = folder / "dense" / "history.json"
+    epochs = history.read_text()
+    history.unlink()
+    import_run(folder, options=world.options, runs=world.runs)
+    history.write_text(epochs)
+    import_run(folder, options=world.options, runs=world.runs)
+    seen = world.seen(world.ids(folder)["dense"])
+    assert len(seen["metrics"]["pretrain/loss"]) == 3
+    (model,) = seen["models"]
+    assert {name for name, *_ in model["metrics"]} == {"final/clean", "final/density"}
 
 
 @pytest.mark.parametrize("how", ["unknown", "deleted"])
@@ -166,6 +219,25 @@ def test_an_imported_run_equals_the_one_tracked_live_and_imports_once(world: Wor
         assert imported[name] != live[name]
     assert import_run(folder, options=world.options) == parent
     assert world.seen(imported["hydra-0.1"]) == world.seen(live["hydra-0.1"])
+
+
+def test_a_store_without_models_gets_their_files(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("no such endpoint")
+
+    monkeypatch.setattr(MlflowClient, "create_logged_model", refuse)
+    warnings: list[str] = []
+    folder = write_folder(world.runs / "tiny" / "no-models")
+    import_run(folder, options=world.options, runs=world.runs, warn=warnings.append)
+    assert warnings == ["MLflow tracking goes on with files in place of models: no such endpoint"]
+    for name in ("dense", "hydra-0.1"):
+        seen = world.seen(world.ids(folder)[name])
+        assert "m.safetensors" in seen["files"]
+        assert seen["metrics"]["final/clean"]
 
 
 @pytest.mark.parametrize(
