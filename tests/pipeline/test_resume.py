@@ -203,13 +203,13 @@ def interrupted(runs: Path, monkeypatch: pytest.MonkeyPatch, *, after: int) -> P
     with monkeypatch.context() as patch:
         patch.setattr(_PhaseRun, "_step", step)
         with pytest.raises(InterruptedRun) as caught:
-            tiny.run(tiny.recipe(DENSE), runs=runs, console=tiny.Console(quiet=True))
+            tiny.run(tiny.recipe(DENSE), runs=runs, fresh=True, console=tiny.Console(quiet=True))
     return Path(str(caught.value))
 
 
 def resume_newest(runs: Path, *changes: Any) -> Any:
     recipe = tiny.recipe(*changes)
-    return tiny.run(recipe, runs=runs, resume=True, console=tiny.Console(quiet=True))
+    return tiny.run(recipe, runs=runs, resume=True, fresh=True, console=tiny.Console(quiet=True))
 
 
 def unwanted(*args: Any, **options: Any) -> None:
