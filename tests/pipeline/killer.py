@@ -131,7 +131,7 @@ def attempt(recipe: Path, out: Path, arm: Arm | None) -> int:
         if arm is not None:
             arm()
         resume = ["--resume"] if out.exists() else []
-        code = main(["run", str(recipe), "--out", str(out), "--quiet", *resume])
+        code = main(["run", str(recipe), "--out", str(out), "--quiet", "--fresh", *resume])
     finally:
         sys.stderr.flush()
         os._exit(code)

@@ -72,8 +72,8 @@ def test_the_front_door_runs_a_recipe_twice(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tiny.write(tmp_path, tiny.SMALL, {"prune": None, "finetune": None})
-    first = rp.run(path, overrides=["pretrain.epochs=1"])
-    second = rp.run(path, overrides=["pretrain.epochs=1"])
+    first = rp.run(path, overrides=["pretrain.epochs=1"], fresh=True)
+    second = rp.run(path, overrides=["pretrain.epochs=1"], fresh=True)
     assert first.folder.parent == second.folder.parent == Path("runs/tiny")
     assert first.folder != second.folder
     assert tiny.models(first.folder) == tiny.models(second.folder)

@@ -1,0 +1,91 @@
+"""Each recipe of a paper's setting takes two steps a phase, on a few images that mean nothing.
+
+A network is tried once with each objective, with the recipe's first method; the recipes that come
+after it with the same two have all their methods, on a small network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustprune import datasets, files
+from robustprune.pipeline import run
+from robustprune.recipe import Recipe, load_recipe
+from robustprune.tracking import Console
+from robustprune.training.checkpoint import PhaseState
+
+from ..datasets import fakes
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "paper").glob("*.yaml"))
+TOO_LARGE = {
+    "cifar10_wrn_28_10_adversarial": "36.5 M weights take minutes; wrn_28_4 differs in width only",
+}
+IMAGES = 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few images in the layout of every dataset that the recipes name."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("cifar10", "svhn"):
+        for split in ("train", "test"):
+            fakes.write_split(root / name, split, datasets.create(name), IMAGES)
+    fakes.write_folders(root / "imagefolder", each=IMAGES // 2, size=40)
+    np.savez(root / "extra.npz", images=fakes.pixels(4, 3, 32), labels=np.zeros(4, np.int64))
+    return root
+
+
+@pytest.fixture(scope="module")
+def first() -> set[Path]:
+    """The first recipe of each network and objective."""
+    found: dict[tuple[str, str], Path] = {}
+    for path in RECIPES:
+        recipe = load_recipe(path)
+        found.setdefault((recipe.model.name, recipe.objective.registered_name), path)
+    return set(found.values())
+
+
+def reduced(path: Path, data: Path, *, whole: bool) -> Recipe:
+    """The recipe with its losses, on few images, at its lowest density."""
+    recipe = load_recipe(path)
+    name = recipe.data.registered_name
+    changes = [f"data.root={data / name}", "compute={device: cpu, threads: 1, channels_last: true}"]
+    if name == "imagefolder":
+        changes += ["data.classes=2", "data.size=32", "data.resize=32", "data.workers=0"]
+    if getattr(recipe.data, "extra", None) is not None:
+        changes += [f"data.extra.path={data / 'extra.npz'}", "data.extra.per_batch=1"]
+    assert recipe.prune is not None
+    changes.append(f"prune.densities=[{min(recipe.prune.densities)}]")
+    changes += ["prune.methods=[hydra]"] if whole else ["model=cnn_small"]
+    for phase in ("pretrain", "prune", "finetune"):
+        if getattr(recipe, phase) is not None:
+            changes += [f"{phase}.epochs=1", f"{phase}.batch_size={IMAGES // 2}"]
+    if hasattr(recipe.objective, "steps"):
+        changes.append("objective.steps=1")
+    for number, evaluator in enumerate(recipe.evaluate):
+        changes.append(f"evaluate.{number}.samples=1")
+        small = {"steps": 1, "restarts": 1, "n0": 2, "n": 4}
+        changes += [f"evaluate.{number}.{k}={v}" for k, v in small.items() if hasattr(evaluator, k)]
+    return load_recipe(path, [*changes, "tracking={enabled: false}"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_takes_two_steps_a_phase(
+    path: Path, data: Path, first: set[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path.stem in TOO_LARGE:
+        pytest.skip(TOO_LARGE[path.stem])
+    monkeypatch.setenv("ROBUSTPRUNE_CACHE", "")
+    monkeypatch.setattr(files, "_sync", lambda path: None)  # large files, soon deleted
+    monkeypatch.setattr(PhaseState, "save", lambda self, path: None)
+    recipe = reduced(path, data, whole=path in first)
+    result = run(recipe, out=tmp_path / "run", fresh=True, max_steps=2, console=Console(quiet=True))
+    assert recipe.prune is not None
+    assert len(result.networks) == 1 + len(recipe.prune.methods)
+    for network in result.networks:
+        assert set(network["metrics"]) >= {getattr(e, "metric", "") for e in recipe.evaluate}
+    for model in tmp_path.rglob("*.safetensors"):
+        model.unlink()
