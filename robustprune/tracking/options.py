@@ -33,6 +33,10 @@ class TrackingOptions(Options):
     enabled: bool = True
     """``false`` records nothing; the run folder can be imported later."""
 
+    report: bool = True
+    """Whether a page about the run, as ``robustprune report`` writes it, is drawn at its end and
+    recorded with it."""
+
 
 def store_uri(options: TrackingOptions, runs: Path) -> str:
     """The address of the store: the option's, the environment's, or SQLite in ``runs``."""

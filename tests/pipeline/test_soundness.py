@@ -135,7 +135,7 @@ def test_a_finished_run_says_it_again(tmp_path: Path, monkeypatch: pytest.Monkey
     first = lied(tmp_path / "run")
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("robustprune.pipeline.runner.judge", unwanted)
+        patch.setattr("robustprune.pipeline.job.judge", unwanted)
         assert lied(tmp_path / "run", resume=True) == first
     assert contents(tmp_path / "run") == before
 
@@ -184,15 +184,15 @@ def test_a_label_that_tables_use_is_refused_before_anything_is_written(tmp_path:
 
 def count(patch: pytest.MonkeyPatch) -> list[str]:
     """The judgements that are made from now on."""
-    from robustprune.pipeline import runner
+    from robustprune.pipeline import job
 
-    original, made = runner.judge, []
+    original, made = job.judge, []
 
     def judge(evaluator: Any, *args: Any, network: str, **options: Any) -> Any:
         made.append(f"{network} {evaluator.metric}")
         return original(evaluator, *args, network=network, **options)
 
-    patch.setattr(runner, "judge", judge)
+    patch.setattr(job, "judge", judge)
     return made
 
 

@@ -71,6 +71,32 @@ def runs(client: Any) -> dict[str, Any]:
     return {run.info.run_name: run for run in found}
 
 
+def test_its_report_is_recorded(tracked: tuple[Any, RunResult]) -> None:
+    client, result = tracked
+    page = result.folder / "report" / "report.html"
+    assert "hydra-0.1" in page.read_text()
+    listed = client.list_artifacts(runs(client)[PARENT].info.run_id, "report")
+    assert {Path(found.path).name for found in listed} == {p.name for p in page.parent.iterdir()}
+    assert len(listed) > 1
+
+
+def test_a_run_does_not_fail_by_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError("no ticks")
+
+    monkeypatch.setattr("robustprune.pipeline.job.write_report", broken)
+    console = Complaints()
+    small = {"prune": None, "finetune": None, "evaluate": []}
+    store = {"tracking": {"enabled": True, "uri": f"sqlite:///{tmp_path / 'a.db'}"}}
+    result = tiny.go(tmp_path / "run", small, store, console=console, max_steps=1)
+    assert [network["name"] for network in result.networks] == ["dense"]
+    assert console.texts == ["the report was not written: no ticks"]
+    quiet = Complaints()
+    store["tracking"]["report"] = False
+    tiny.go(tmp_path / "other", small, store, console=quiet, max_steps=1)
+    assert quiet.texts == []
+
+
 def test_there_is_a_parent_and_a_child_a_network(tracked: tuple[Any, RunResult]) -> None:
     found = runs(tracked[0])
     assert found.keys() == {PARENT, "dense", "hydra-0.1"}
@@ -120,7 +146,7 @@ def test_artifacts_are_the_files_of_the_folder(
     }
     for name, pairs in files.items():
         run_id = runs(client)[name].info.run_id
-        assert {item.path for item in client.list_artifacts(run_id)} == pairs.keys()
+        assert {item.path for item in client.list_artifacts(run_id)} - {"report"} == pairs.keys()
         for artifact, file in pairs.items():
             path = Path(client.download_artifacts(run_id, artifact, str(tmp_path)))
             assert path.read_bytes() == (result.folder / file).read_bytes()

@@ -1,0 +1,296 @@
+"""A run at work: a dense network, then every pruner at every density, each one judged."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustprune.artifacts.dense import annotate, save_model
+from robustprune.artifacts.reading import read_model
+from robustprune.datasets import Splits
+from robustprune.errors import InterruptedRun, SoundnessError, first_line
+from robustprune.evaluators import Evaluator
+from robustprune.files import write_json
+from robustprune.masking import prunable_layers
+from robustprune.pipeline import results, soundness
+from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.curves import Curves
+from robustprune.pipeline.folder import RunFolder, read_json
+from robustprune.pipeline.judge import judge
+from robustprune.pipeline.network import shape
+from robustprune.pipeline.phases import phase_data, pretraining, pruning
+from robustprune.pipeline.provenance import provenance
+from robustprune.pipeline.results import RunResult
+from robustprune.pipeline.shared import History, SharedDense, determinants
+from robustprune.pipeline.verdicts import Verdicts
+from robustprune.pruners import Pruner
+from robustprune.recipe import Recipe
+from robustprune.report import write_report
+from robustprune.seeding import fork
+from robustprune.tracking import (
+    NETWORK_FILES,
+    RUN_FILES,
+    Console,
+    NullTracker,
+    Tracker,
+    describe_datasets,
+    describe_network,
+    describe_run,
+    ended,
+    final_metrics,
+    run_name,
+    uploads,
+)
+from robustprune.training.loop import Trainer
+from robustprune.training.phase import Phase
+
+
+@dataclass
+class Job:
+    """One run, from what was made ready for it to its results.
+
+    Attributes:
+        recipe: resolved.
+        data: the recipe's images.
+        initial: the dense network before any training; None if it is trained already.
+        folder: the run's own, which nobody else works in.
+        tracker: told of what happens.
+        console: the same, for people.
+        compute: device, precision and threads.
+        max_steps: set if phases are cut.
+        share: where dense networks are shared with other runs; None for nowhere.
+        networks: entries of ``results.json``, as they come in.
+    """
+
+    recipe: Recipe
+    data: Splits
+    initial: nn.Module | None
+    folder: RunFolder
+    tracker: Tracker | NullTracker
+    console: Console
+    compute: Compute
+    max_steps: int | None
+    share: Path | None
+    networks: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._at_work: str | None = None  # the network whose tracked run is open
+        self.document = self.recipe.document()
+        self.environment = results.environment(self.compute.device)
+        self.datasets = results.datasets(self.document["data"]["name"], self.data)
+        self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
+
+    def finish(self) -> RunResult:
+        """Run everything, and tell the tracker how it ended."""
+        self._write()
+        params, tags = describe_run(self.results)
+        found = describe_datasets(self.results)
+        self.tracker.start(run_name(self.results), params=params, tags=tags, datasets=found)
+        status = "FAILED"
+        try:
+            self._networks()
+            self._report()
+            self.folder.finish()
+            status = ended(self.result.alarms)
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise InterruptedRun(self.folder.path.absolute()) from None
+        finally:
+            for path, place in uploads(self.folder.path, RUN_FILES):
+                self.tracker.artifact(None, path, place)
+            self.tracker.finish(self._at_work, status)
+            self.tracker.finish(None, status)
+            self.tracker.close()
+        if alarms := self.result.alarms:
+            raise SoundnessError(f"{soundness.verdict(alarms)}\nwritten to {self.folder.path}")
+        return self.result
+
+    @property
+    def result(self) -> RunResult:
+        """What the run has found so far."""
+        return RunResult(self.folder.path, self.results)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The content of ``results.json`` so far."""
+        return results.document(
+            recipe=self.document,
+            networks=self.networks,
+            environment=self.environment,
+            datasets=self.datasets,
+            max_steps=self.max_steps,
+        )
+
+    def _networks(self) -> None:
+        dense = self._dense()
+        if self.recipe.prune is None:
+            return
+        for method in self.recipe.prune.methods:
+            assert isinstance(method, Pruner)
+            for density in self.recipe.prune.densities:
+                self._pruned(dense, method, density)
+
+    def _report(self) -> None:
+        """Draw what was found, for who looks at it in MLflow; a run does not fail by a page."""
+        if self.folder.finished or not (
+            self.recipe.tracking.enabled and self.recipe.tracking.report
+        ):
+            return
+        try:
+            page = self.folder.path / "report" / "report.html"
+            write_report([self.folder.path], page, console=self.console)
+        except Exception as error:  # of a plotting library, about numbers of any kind
+            self.console.warn(f"the report was not written: {first_line(error)}")
+
+    def _dense(self) -> nn.Module:
+        name, path = "dense", self.folder.model("dense")
+        self._open(name, pruner=None, density=1.0)
+        if path.exists():
+            model = self.compute.placed(read_model(path).model)
+        elif self.share is None or self.recipe.pretrain is None:
+            model, _ = self._trained(name)
+        else:
+            model = self._shared(name, self.share)
+        prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
+        facts = {"kept": prunable, "prunable": prunable, "turnover": None}
+        self._judge(name, model, facts | read_json(self.folder.reused, {}))
+        return model
+
+    def _trained(self, name: str) -> tuple[nn.Module, History]:
+        assert self.initial is not None
+        model = self.compute.placed(self.initial)
+        histories = self._train(model, pretraining(self.recipe, name, model))
+        self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        return model, [epoch for history in histories for epoch in history]
+
+    def _shared(self, name: str, runs: Path) -> nn.Module:
+        """The dense network that another run has trained, or a new one, left for others."""
+        facts = {"environment": self.environment, "origin": self.folder.origin}
+        key = determinants(self.recipe, self.data, **facts, max_steps=self.max_steps)
+        shared = SharedDense(runs, key)
+        with shared.claim(lambda: self.console.info(f"waiting for {shared.folder}: in training")):
+            found = shared.read(self.console.warn)
+            if found is None:
+                model, history = self._trained(name)
+                shared.commit(self.folder.model(name), history)
+                return model
+        self.console.info(f"the dense network is reused from {shared.folder}")
+        write_json(self.folder.reused, {"reused": shared.digest})
+        model = self.compute.placed(found.model)
+        for phase in pretraining(self.recipe, name, model):
+            Curves(self.folder, self.tracker).add(phase, found.history)
+        self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        return model
+
+    def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
+        name = method.network(density)
+        path = self.folder.model(name)
+        self._open(name, pruner=method.registered_name, density=density)
+        if not path.exists():
+            model = copy.deepcopy(dense)
+            with fork(self.recipe.seed, name, "scores"):
+                masked = method.attach(model, density)
+            self._train(model, pruning(self.recipe, name, method, masked))
+            turnover = masked.turnover
+            masks = masked.bake()
+            self._save(name, model, masks=masks, pruner=method, density=density, turnover=turnover)
+        saved = read_model(path)
+        facts = {
+            "kept": sum(int(mask.sum()) for mask in saved.masks.values()),
+            "prunable": sum(mask.numel() for mask in saved.masks.values()),
+            "turnover": saved.metadata["turnover"],
+        }
+        self._judge(name, self.compute.placed(saved.model), facts)
+
+    def _train(self, model: nn.Module, phases: list[Phase]) -> list[History]:
+        """Train one phase after the other; curves go to the tracker and to ``history.json``."""
+        histories = []
+        curves = Curves(self.folder, self.tracker)
+        for phase in phases:
+            trainer = Trainer(
+                accelerator=self.compute.accelerator,
+                memory_format=self.compute.memory_format,
+                objective=self.recipe.objective_of(phase.name),  # type: ignore[arg-type]
+                data=phase_data(self.recipe, self.data, phase.name),
+                seed=self.recipe.seed,
+                console=self.console,
+                on_epoch=curves.add,
+                max_steps=self.max_steps,
+            )
+            state = self.folder.state(phase.network, phase.name)
+            histories.append(trainer.run(phase, model, state))
+        return histories
+
+    def _open(self, name: str, *, pruner: str | None, density: float) -> None:
+        entry: dict[str, Any] = {
+            "name": name,
+            "pruner": pruner,
+            "density": density,
+            "model": f"{name}/model.safetensors",
+            "metrics": {},
+        }
+        params, tags = describe_network(entry, self.results)
+        self.tracker.network(name, params=params, tags=tags)
+        self._entry, self._at_work = entry, name
+
+    def _save(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        masks: dict[str, Tensor],
+        pruner: Pruner | None,
+        density: float,
+        turnover: float | None,
+    ) -> None:
+        metadata = provenance(
+            self.recipe,
+            network=name,
+            model=self.recipe.model.resolved(**shape(self.data)),
+            pruner=pruner,
+            density=density,
+            turnover=turnover,
+            max_steps=self.max_steps,
+            origin=self.folder.origin,
+        )
+        save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
+
+    def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
+        """Let each evaluator that has not spoken yet judge the network; write what it says."""
+        entry = self._entry | facts
+        evaluators: list[Evaluator] = self.recipe.evaluate  # type: ignore[assignment]
+        verdicts = Verdicts(self.folder, name, self.evaluations)
+        self.networks.append(entry)
+        for evaluator in evaluators:
+            if evaluator not in verdicts:
+                verdict = judge(
+                    evaluator,
+                    model,
+                    self.data.test,
+                    network=name,
+                    seed=self.recipe.seed,
+                    device=self.compute.device,
+                    console=self.console,
+                )
+                verdicts.add(evaluator, verdict)
+            entry["metrics"] |= verdicts.metrics(evaluator)
+            self._write()
+        if found := soundness.alarms(evaluators, verdicts.images):
+            entry["alarms"] = found
+            self.console.error(soundness.describe(name, found))
+        self._write()
+        facts = {"metrics": entry["metrics"], **({"alarms": found} if found else {})}
+        annotate(self.folder.model(name), **facts)
+        self.tracker.model(name, self.folder.model(name))
+        self.tracker.metrics(name, final_metrics(entry))
+        for path, place in uploads(self.folder.network(name), NETWORK_FILES):
+            self.tracker.artifact(name, path, place)
+        self.tracker.finish(name, ended(found))
+        self._at_work = None
+
+    def _write(self) -> None:
+        write_json(self.folder.results, self.results)
