@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
-from robustprune.recipe import load_recipe
+from robustprune.errors import InvalidError, Problem, UsageError
+from robustprune.recipe import Recipe, load_recipe
 from robustprune.recipe.document import dump
 from robustprune.tracking import Console
 
 
 def command(arguments: Namespace) -> None:
-    """Print what a recipe would do."""
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    """Print what a recipe would do, or of several whether they are valid."""
+    console = Console()
+    if len(arguments.recipes) > 1:
+        _all(console, arguments.recipes, arguments.overrides)
+        return
+    (path,) = arguments.recipes
+    recipe = load_recipe(path, arguments.overrides)
+    _show(console, recipe)
+    console.info(f"{path} is valid")
+
+
+def _show(console: Console, recipe: Recipe) -> None:
     from robustprune.pipeline.plan import plan
 
-    console = Console()
     planned = plan(recipe, warn=console.warn)
     console.info(dump(recipe.document()))
     console.table("weights kept, by layer", *planned.kept())
@@ -22,4 +33,19 @@ def command(arguments: Namespace) -> None:
     console.info("would be written:")
     for path in planned.paths():
         console.info(f"  {path}")
-    console.info(f"{arguments.recipe} is valid")
+
+
+def _all(console: Console, paths: list[Path], overrides: list[str]) -> None:
+    """A line a recipe; every problem of every recipe is told."""
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            recipe = load_recipe(path, overrides)
+        except InvalidError as error:
+            problems += error.problems
+        except UsageError as error:
+            problems.append(Problem((), str(error)))
+        else:
+            console.info(f"{path} is valid: {recipe.name}")
+    if problems:
+        raise InvalidError(problems)

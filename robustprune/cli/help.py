@@ -36,6 +36,9 @@ CHECK = """\
 Validate a recipe and print, without training: the resolved recipe, how many weights each layer
 keeps at each density, the number of steps, and what would be written where. Exit 2 if anything is
 wrong; every problem is named with its line.
+
+  robustprune check my.yaml --set prune.densities=[0.01]
+  robustprune check recipes/paper/*.yaml      several: a line each, and no data is read
 """
 
 LIST = """\

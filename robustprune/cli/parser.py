@@ -23,14 +23,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = _command(commands, "run", "run recipes", help.RUN)
-    run.add_argument(
-        "recipes",
-        type=Path,
-        nargs="+",
-        metavar="RECIPE",
-        help="recipe files, e.g. recipes/quickstart.yaml; all are checked before the first trains",
-    )
-    _overrides(run)
+    _recipes(run)
     run.add_argument(
         "--sweep",
         action="append",
@@ -55,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
-    check = _command(commands, "check", "validate a recipe and show what it would do", help.CHECK)
-    _recipe(check)
+    check = _command(commands, "check", "validate recipes and show what one would do", help.CHECK)
+    _recipes(check)
 
     listing = _command(commands, "list", "list what recipes can name", help.LIST)
     listing.add_argument("family", nargs="?", help="e.g. objectives, pruners, evaluators, models")
@@ -177,8 +170,9 @@ def _later(name: str) -> Callable[[argparse.Namespace], None]:
     return run
 
 
-def _recipe(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", type=Path, help="a recipe file, e.g. recipes/quickstart.yaml")
+def _recipes(command: argparse.ArgumentParser) -> None:
+    text = "recipe files, e.g. recipes/quickstart.yaml"
+    command.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help=text)
     _overrides(command)
 
 

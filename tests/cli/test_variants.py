@@ -35,6 +35,19 @@ def test_each_recipe_runs_with_each_combination(tmp_path: Path) -> None:
     assert (variant.recipe.seed, variant.recipe.prune.share) == (7, 0.25)
 
 
+def test_several_are_checked_a_line_each(command: Command, here: Path) -> None:
+    tiny.write(here, name="a.yaml")
+    tiny.write(here, {"name": "b", "data": {"name": "svhn", "root": "nowhere"}}, name="b.yaml")
+    said = command("check", "a.yaml", "b.yaml")
+    assert (said.code, said.err) == (0, "")
+    assert said.out == "a.yaml is valid: tiny\nb.yaml is valid: b\n"
+    tiny.write(here, {"objective": {"name": "pdg"}}, name="c.yaml")
+    said = command("check", "a.yaml", "c.yaml", "d.yaml", "--set", "seed=x")
+    assert said.code == 2
+    for text in ("seed=x", "'pdg'", "cannot read the recipe d.yaml"):
+        assert text in said.err
+
+
 def test_values_may_be_parts_and_lists(tmp_path: Path) -> None:
     path = tiny.write(tmp_path)
     sweep = "objective=[{name: trades, eps: 8/255}, benign]"
