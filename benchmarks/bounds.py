@@ -68,7 +68,7 @@ def main() -> None:
         ["network", "beta", "s a step", *(f"× {side}" for side in others)], cells
     )
     command = " ".join(["python benchmarks/bounds.py", *sys.argv[1:]])
-    write("bounds", "Prune steps on certified bounds", command, rows, text)
+    write(arguments.label, "Prune steps on certified bounds", command, rows, text)
 
 
 def ours(
@@ -164,6 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reference", type=Path, metavar="PATH")
+    parser.add_argument("--label", default="bounds", help="name of the files that are written")
     return parser.parse_args()
 
 
