@@ -22,6 +22,7 @@ HOST = "127.0.0.1"  # nobody else's business: MLflow's server asks for no passwo
 PORT = 5000
 """The port where none is named; MLflow's own."""
 _START, _STOP = 120.0, 10.0  # seconds that a start and a stop may take
+_TICK = 0.2  # seconds between two looks at the server
 
 
 class Server:
@@ -43,7 +44,8 @@ class Server:
         Raises:
             UsageError: it did; with the last error that it told.
         """
-        self._process.wait()
+        while self._process.poll() is None:
+            time.sleep(_TICK)  # a wait without end may miss a Ctrl-C that comes just before it
         raise self._ended()
 
     def _started(self) -> None:

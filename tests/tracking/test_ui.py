@@ -96,9 +96,14 @@ def test_ctrl_c_ends_the_command_and_the_server_cleanly(store: str, port: int) -
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
         lines = iter(ui.stdout.readline, "")
-        assert f"open http://127.0.0.1:{port}/" in next(line for line in lines if "open" in line)
-        os.kill(ui.pid, signal.SIGINT)
-        out, err = ui.communicate(timeout=60)
+        try:
+            assert f"open http://127.0.0.1:{port}/" in next(
+                line for line in lines if "open" in line
+            )
+            os.kill(ui.pid, signal.SIGINT)
+            out, err = ui.communicate(timeout=60)
+        finally:
+            ui.terminate()  # or a failed test would wait for it
     assert (ui.returncode, out, err) == (0, "stopped.\n", "")
     with socket.socket() as visitor:
         assert visitor.connect_ex(("127.0.0.1", port)) != 0
