@@ -29,12 +29,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in tables:
         more = _contents(tables) if path == RESULTS / "README.md" else ""
         add(files, config, recorded_page(path), _recorded(path) + more)
+    for report in sorted(RESULTS.rglob("report.html")):
+        add(files, config, recorded_page(report), report.read_text(encoding="utf-8"))
     add(files, config, "reference/recipes.md", recipes_page())
     return files
 
 
 def recorded_page(path: Path) -> str:
-    """Where a recorded Markdown file stands in the site, relative to ``docs/``."""
+    """Where a recorded file stands in the site, relative to ``docs/``."""
     return f"results/{path.relative_to(RESULTS).as_posix()}"
 
 

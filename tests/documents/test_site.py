@@ -24,9 +24,10 @@ from .markdown import ROOT
 pytest.importorskip("mkdocs", reason="the docs extra is not installed")
 RESULTS = ROOT / "benchmarks" / "results"
 TAGS = """
-a article blockquote body br button code dd defs del desc details div dl dt em footer form g h1 h2
-h3 h4 h5 h6 head header hr html img input kbd label li link main marker meta nav ol p path pre rect
-script small span strong style sub summary sup svg table tbody td text th thead title tr ul
+a article blockquote body br button caption code dd defs del desc details div dl dt em figure footer
+form g h1 h2 h3 h4 h5 h6 head header hr html img input kbd label li link main marker meta nav ol p
+path pre rect script section small span strong style sub summary sup svg table tbody td text th
+thead title tr ul
 """
 """Anything else is ``<text>`` that was taken for a tag, and which a browser does not show."""
 
