@@ -29,7 +29,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 def test_a_finished_run_is_not_run_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     monkeypatch.setattr(Trainer, "run", unwanted)
-    monkeypatch.setattr(sys.modules["robustprune.pipeline.runner"], "judge", unwanted)
+    monkeypatch.setattr(sys.modules["robustprune.pipeline.job"], "judge", unwanted)
     again = tiny.go(copied, resume=True)
     assert again.results == tiny.results(copied)
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before

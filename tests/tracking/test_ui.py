@@ -98,7 +98,7 @@ def test_ctrl_c_ends_the_command_and_the_server_cleanly(store: str, port: int) -
         lines = iter(ui.stdout.readline, "")
         try:
             assert f"open http://127.0.0.1:{port}/" in next(
-                line for line in lines if "open" in line
+                line for line in lines if line.startswith("open")
             )
             os.kill(ui.pid, signal.SIGINT)
             out, err = ui.communicate(timeout=60)
