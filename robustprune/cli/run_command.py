@@ -88,6 +88,9 @@ def _report(console: Console, result: RunResult) -> None:
         "accuracies in percent, ± half of a 95 % interval; turnover: kept but not at first"
     )
     console.info(f"written to {result.folder}")
+    page = result.folder / "report" / "report.html"
+    if page.exists():
+        console.info(f"a page to look at: {page}")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -57,6 +57,15 @@ def test_it_prints_the_table_and_where_everything_is(
     assert tiny.models(here / "a run") == tiny.models(small.folder)
 
 
+def test_the_page_of_a_run_is_named(command: Command, here: Path) -> None:
+    path = tiny.write(here, DENSE)
+    assert "a page" not in command("run", path, "--out", "a run", "--max-steps", "1").out
+    (here / "a run" / "report").mkdir()
+    (here / "a run" / "report" / "report.html").write_text("")
+    said = command("run", path, "--out", "a run", "--max-steps", "1", "--resume")
+    assert "a page to look at: a run/report/report.html" in said.out
+
+
 def test_quiet_is_quiet(command: Command, here: Path) -> None:
     said = command("run", tiny.write(here, DENSE), "--quiet", "--max-steps", "1")
     assert said == (OK, "", "")
