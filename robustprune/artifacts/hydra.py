@@ -165,11 +165,11 @@ def _by_zeros(
         return masks
     wanted = {name: int((1 - density) * mask.numel()) for name, mask in masks.items()}
     zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
-    kept = sum(mask.numel() for mask in masks.values()) - sum(wanted.values())
-    less = [name for name in masks if zeros[name] < wanted[name]]
-    if sum(zeros.values()) - sum(wanted.values()) > (1 - _DENSE) * kept:
-        less = less or sorted(masks, key=lambda name: wanted[name] - zeros[name])
-    for name in less[:1]:
+    kept = sum(mask.numel() - wanted[name] for name, mask in masks.items())
+    surplus = {name: zeros[name] - wanted[name] for name in masks}
+    most = max(surplus, key=lambda name: surplus[name])
+    name = next((name for name in surplus if surplus[name] < 0), most)
+    if surplus[name] < 0 or sum(surplus.values()) > (1 - _DENSE) * kept:
         raise UsageError(
             f"{path} has no scores, and {name} has {zeros[name]:,} zeros of "
             f"{masks[name].numel():,} weights, where density {density:g} asks for "

@@ -47,7 +47,7 @@ class _Metadata(_Open):
     layout: str = ""
 
 
-def written(document: dict[str, Any]) -> str:
+def canonical(document: dict[str, Any]) -> str:
     """Metadata as the one text that stands for it: equal content is an equal text."""
     return json.dumps(document, sort_keys=True, allow_nan=False)
 

@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from robustprune.errors import UsageError, first_line
+from robustprune.artifacts.saved import try_on
+from robustprune.errors import UsageError
 from robustprune.masking import prunable_layers
 from robustprune.models.normalize import Normalized
 
@@ -74,14 +75,7 @@ def _first_layer(backbone: nn.Module, images: Tensor) -> str:
         for name, layer in layers.items()
     ]
     try:
-        with torch.no_grad():
-            backbone(images)
-    except Exception as error:  # of any network, about a size that it was not made for
-        size = "×".join(map(str, images.shape[1:]))
-        raise UsageError(
-            f"the network does not take images of {size}, on which its normalisation was to be "
-            f"tried ({first_line(error)}). Say what its images are: --data NAME."
-        ) from None
+        try_on(backbone, images, purpose="a folded normalisation is tried")
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.artifacts.container import KEY, check_there
-from robustprune.artifacts.metadata import described, parsed, written
-from robustprune.artifacts.saved import SavedModel, created, tensors_of
+from robustprune.artifacts.metadata import canonical, described, parsed
+from robustprune.artifacts.saved import SavedModel, created, tensors_of, try_on
 from robustprune.artifacts.state_dict import COUNTER, fill, nonzeros
 from robustprune.errors import MissingDependencyError, UsageError, first_line
 from robustprune.files import replacing
@@ -48,14 +48,7 @@ def save_onnx(path: Path, saved: SavedModel) -> float:
     model = saved.model.eval()
     images = _images(model, saved.metadata["model"], 2)
     batch = {0: torch.export.Dim("batch")}
-    try:
-        model(images)
-    except Exception as error:  # of any network, about a size that it was not made for
-        size = "×".join(map(str, images.shape[1:]))
-        raise UsageError(
-            f"the network does not take images of {size}, with which ONNX files are tried "
-            f"({first_line(error)}). Say what its images are: --data NAME."
-        ) from None
+    try_on(model, images, purpose="ONNX files are tried")
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -73,7 +66,7 @@ def save_onnx(path: Path, saved: SavedModel) -> float:
     proto = program.model_proto
     _add_unused(onnx, proto, tensors_of(model))
     entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, written(saved.metadata | {"masked": sorted(saved.masks)})
+    entry.key, entry.value = KEY, canonical(saved.metadata | {"masked": sorted(saved.masks)})
     content = proto.SerializeToString()
     content += _seal(onnx, content)
     difference = _tried(content, model, saved.metadata["model"])
@@ -149,16 +142,17 @@ def _seal(onnx: Any, content: bytes) -> bytes:
 def _tried(content: bytes, model: nn.Module, architecture: dict[str, Any]) -> float:
     """The largest difference of logits; raises where it is more than rounding."""
     worst = 0.0
-    for batch in _BATCHES:
-        images = _images(model, architecture, batch)
+    batches = [_images(model, architecture, batch) for batch in _BATCHES]
+    try:
+        running = session(content)
+        answers = [running.run([OUTPUT], {INPUT: images.numpy()})[0] for images in batches]
+    except Exception as error:  # of the runtime, about types and operators of any kind
+        raise UsageError(
+            f"ONNX Runtime cannot run the network, so nothing was written: {first_line(error)}"
+        ) from error
+    for images, found in zip(batches, answers, strict=True):
         with torch.no_grad():
             expected = model(images)
-        try:
-            (found,) = session(content).run([OUTPUT], {INPUT: images.numpy()})
-        except Exception as error:  # of the runtime, about types and operators of any kind
-            raise UsageError(
-                f"ONNX Runtime cannot run the network, so nothing was written: {first_line(error)}"
-            ) from error
         difference = float((torch.from_numpy(found) - expected).abs().max())
         if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
             raise UsageError(

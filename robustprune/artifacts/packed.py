@@ -25,7 +25,7 @@ from robustprune.artifacts.container import (
     own_text,
     write_safetensors,
 )
-from robustprune.artifacts.metadata import described, parsed, written
+from robustprune.artifacts.metadata import canonical, described, parsed
 from robustprune.artifacts.packing import Entry, PackError, pack_tensor, unpack_tensor
 from robustprune.artifacts.saved import (
     SavedModel,
@@ -151,7 +151,7 @@ def _pieces(stream: bytes, sizes: list[int]) -> list[NDArray[np.uint8]]:
 def _seal(frames: Mapping[str, bytes | bytearray]) -> str:
     """What stands in the file's header: a digest of everything else."""
     digest = hashlib.sha256(b"".join(frames[name] for name in _STREAMS)).hexdigest()
-    return written({"format": "packed", "sha256": digest, "version": VERSION})
+    return canonical({"format": "packed", "sha256": digest, "version": VERSION})
 
 
 def _frames(path: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, first_line
 from robustprune.models import create_model
 from robustprune.seeding import fork
 
@@ -30,6 +30,23 @@ class SavedModel:
     model: nn.Module
     masks: dict[str, Tensor]
     metadata: dict[str, Any]
+
+
+def try_on(model: nn.Module, images: Tensor, *, purpose: str) -> None:
+    """Make sure that a network takes images, before anything is asked of them.
+
+    Raises:
+        UsageError: it raises, as networks do about a size that they were not made for.
+    """
+    try:
+        with torch.no_grad():
+            model(images)
+    except Exception as error:  # of any network
+        size = "×".join(map(str, images.shape[1:]))
+        raise UsageError(
+            f"the network does not take images of {size}, with which {purpose} "
+            f"({first_line(error)}). Say what its images are: --data NAME."
+        ) from None
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

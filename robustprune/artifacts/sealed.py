@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from robustprune.artifacts.container import KEY, open_safetensors, own_text, write_safetensors
-from robustprune.artifacts.metadata import described, parsed, written
+from robustprune.artifacts.metadata import canonical, described, parsed
 from robustprune.errors import UsageError
 
 _DIGEST = "sha256"
@@ -60,9 +60,9 @@ def _metadata(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
 
 def _sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """The metadata as text, with a digest of itself and of the tensors' names, types and bytes."""
-    digest = hashlib.sha256(written(dict(metadata)).encode())
+    digest = hashlib.sha256(canonical(dict(metadata)).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return written({**metadata, _DIGEST: digest.hexdigest()})
+    return canonical({**metadata, _DIGEST: digest.hexdigest()})
