@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,15 @@ class Masks:
     seed: int | None
     networks: dict[str, Kept]
     problem: str = ""
+
+    def panels(self, group: Group) -> Iterator[tuple[float, dict[str, Kept]]]:
+        """Each density that gets a panel, and what is kept there by each variant that was read."""
+        for density in group.few:
+            named = ((v, group.named(v, density)) for v in group.variants)
+            names = {variant: network.name for variant, network in named if network is not None}
+            there = {v: self.networks[name] for v, name in names.items() if name in self.networks}
+            if there:
+                yield density, there
 
 
 def read_masks(group: Group) -> Masks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from robustprune.report.figures import Figure, count_axis, draw
@@ -30,16 +30,8 @@ def section(groups: Sequence[Group], masks: Mapping[str, Masks]) -> Section:
             found.missing.append(f"{group.label}: {read.problem}.")
         if len(group.runs) > 1 and read.networks:
             found.text.append(f"{group.label}: of the run with seed {read.seed}.")
-        found.figures.extend(_panels(group, read))
+        found.figures.extend(_panel(group, *panel) for panel in read.panels(group))
     return found
-
-
-def _panels(group: Group, read: Masks) -> Iterator[Figure]:
-    for density in group.few:
-        names = {v: n.name for v in group.variants if (n := group.named(v, density)) is not None}
-        there = {v: read.networks[name] for v, name in names.items() if name in read.networks}
-        if there:
-            yield _panel(group, density, there)
 
 
 def _panel(group: Group, density: float, kept: dict[str, Kept]) -> Figure:
