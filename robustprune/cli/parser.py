@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robustprune import __version__
-from robustprune.arithmetic import number
-from robustprune.cli import help
+from robustprune.cli import help, typed
 
 _FORMAT = argparse.RawDescriptionHelpFormatter
 _MODEL = "a model file of a run or an export, a plain state dict, or a timm name"
@@ -39,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on with --out, or with the newest unfinished run"
     )
     run.add_argument(
-        "--max-steps", type=_positive, metavar="N", help="cut each phase after N optimizer steps"
+        "--max-steps",
+        type=typed.positive,
+        metavar="N",
+        help="cut each phase after N optimizer steps",
     )
     run.add_argument(
         "--fresh",
@@ -92,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
     ui = _command(commands, "ui", "open MLflow's UI on the runs", help.UI)
     ui.add_argument("store", nargs="?", metavar="STORE", help="a runs folder, a store, or a recipe")
-    ui.add_argument("--port", type=_positive, default=5000, metavar="N", help="default: 5000")
+    ui.add_argument("--port", type=typed.positive, default=5000, metavar="N", help="default: 5000")
 
     _command(commands, "schema", "print the JSON Schema of recipes", help.SCHEMA)
     return top
@@ -102,22 +104,22 @@ def _certify(certify: argparse.ArgumentParser) -> None:
     """Options that are not given are left to the evaluator, whose defaults the help repeats."""
     certify.add_argument(
         "--sigma",
-        type=_number,
+        type=typed.real,
         metavar="S",
         help="the noise's standard deviation (default: that of training, or 0.25)",
     )
     certify.add_argument(
-        "--n0", type=_positive, metavar="N", help="draws that choose the class (default: 100)"
+        "--n0", type=typed.positive, metavar="N", help="draws that choose the class (default: 100)"
     )
     certify.add_argument(
-        "--n", type=_positive, metavar="N", help="draws that certify it (default: 10000)"
+        "--n", type=typed.positive, metavar="N", help="draws that certify it (default: 10000)"
     )
     certify.add_argument(
-        "--alpha", type=_number, metavar="A", help="chance of error an image (default: 0.001)"
+        "--alpha", type=typed.real, metavar="A", help="chance of error an image (default: 0.001)"
     )
     certify.add_argument(
         "--radius",
-        type=_number,
+        type=typed.real,
         metavar="R",
         help="the l2 radius at which an image counts (default: 110/255)",
     )
@@ -132,19 +134,19 @@ def _certify(certify: argparse.ArgumentParser) -> None:
 
 def _verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument(
-        "--eps", type=_number, metavar="E", help="the radius (default: that of training)"
+        "--eps", type=typed.real, metavar="E", help="the radius (default: that of training)"
     )
     verify.add_argument(
         "--bounds",
-        type=_names,
+        type=typed.names,
         metavar="NAME,…",
         help="what to try, of ibp, crown_ibp, crown and alpha_crown (default: all)",
     )
     verify.add_argument(
-        "--seconds", type=_number, metavar="S", help="limit of time (default: none)"
+        "--seconds", type=typed.real, metavar="S", help="limit of time (default: none)"
     )
     verify.add_argument(
-        "--memory", type=_number, metavar="GIB", help="limit of memory (default: 4)"
+        "--memory", type=typed.real, metavar="GIB", help="limit of memory (default: 4)"
     )
     verify.add_argument(
         "--no-attack",
@@ -185,7 +187,9 @@ def _saved(command: argparse.ArgumentParser) -> None:
     """What every command has that judges a saved network."""
     command.add_argument("model", type=Path, help=_MODEL)
     _foreign(command)
-    command.add_argument("--samples", type=_positive, metavar="N", help="only the first N images")
+    command.add_argument(
+        "--samples", type=typed.positive, metavar="N", help="only the first N images"
+    )
     command.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
     _imports(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
@@ -241,7 +245,7 @@ def _import_hydra(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--density",
-        type=_number,
+        type=typed.real,
         metavar="D",
         help="its k, the share of weights kept; needed for a checkpoint with scores",
     )
@@ -276,32 +280,3 @@ def _overrides(command: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change the recipe, e.g. seed=1, prune.optimizer.lr=1, evaluate.1.steps=20",
     )
-
-
-def _number(text: str) -> int | float:
-    """A number, or arithmetic such as 2/255."""
-    try:
-        value = number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}") from None
-    if value is None:
-        raise argparse.ArgumentTypeError(f"expected a number such as 0.25 or 2/255, got '{text}'")
-    return value
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1 on, or arithmetic such as 1e4 that gives one."""
-    try:
-        value = number(text)
-    except ValueError:
-        value = None
-    if value is None or value < 1 or value != int(value):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
-    return int(value)
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError("expected names with commas between them, got none")
-    return names
