@@ -29,6 +29,14 @@ class SoundnessError(RuntimeError):
     """A certificate verified images that an attack broke (exit code 1). All files are written."""
 
 
+class PeerError(RuntimeError):
+    """Another process of the job has failed, and says itself why; this one has nothing to add."""
+
+    def __init__(self, rank: int | None = None) -> None:
+        which = "another process" if rank is None else f"process {rank}"
+        super().__init__(f"{which} of the job has failed")
+
+
 class InterruptedRun(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; what had been saved stays saved (exit code 130)."""
 

@@ -1,0 +1,7 @@
+"""``python -m robustprune``."""
+
+import sys
+
+from robustprune.cli import main
+
+sys.exit(main())

@@ -1,0 +1,31 @@
+"""Several processes of a job, for tests: threads of this one."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from robustprune.shard import Shard
+
+
+def shards(world: int, *, timeout: float = 60) -> list[Shard]:
+    """The shards of a job whose processes are threads; a thread that stays away breaks the job."""
+    barrier = threading.Barrier(world, timeout=timeout)
+    values: list[Any] = [None] * world
+
+    def gather(rank: int, value: Any) -> list[Any]:
+        values[rank] = value
+        barrier.wait()
+        found = list(values)
+        barrier.wait()
+        return found
+
+    def shard(rank: int) -> Shard:
+        return Shard(
+            rank,
+            world,
+            gather=lambda value: gather(rank, value),
+            broadcast=lambda value: gather(rank, value)[0],
+        )
+
+    return [shard(rank) for rank in range(world)]
