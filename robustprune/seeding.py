@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -39,3 +40,32 @@ def fork(seed: int, *names: str | int) -> Iterator[int]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def capture() -> dict[str, Any]:
+    """The state of the global generators, as tensors and plain values."""
+    import numpy as np
+    import torch
+
+    _, keys, *rest = np.random.get_state(legacy=True)
+    state = {
+        "python": random.getstate(),
+        "numpy": (torch.tensor(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Put the global generators in a state that `capture` gave, within a `fork`."""
+    import numpy as np
+    import torch
+
+    keys, *rest = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,32 +1,10 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from robustprune.errors import PeerError, UsageError
 from robustprune.shard import Shard
-from tests.threads import shards
-
-
-def each(world: int, work: Callable[[Shard], Any]) -> list[Any]:
-    """What ``work`` gives, or raises, in each of ``world`` processes, which are threads here."""
-    results: list[Any] = [None] * world
-
-    def run(shard: Shard) -> None:
-        try:
-            results[shard.rank] = work(shard)
-        except Exception as error:
-            results[shard.rank] = error
-
-    threads = [threading.Thread(target=run, args=(shard,)) for shard in shards(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return results
+from tests.threads import each
 
 
 def test_one_process_is_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from robustprune.shard import Shard
@@ -29,3 +30,21 @@ def shards(world: int, *, timeout: float = 60) -> list[Shard]:
         )
 
     return [shard(rank) for rank in range(world)]
+
+
+def each(world: int, work: Callable[[Shard], Any]) -> list[Any]:
+    """What ``work`` gives, or raises, in each of ``world`` processes, which are threads here."""
+    results: list[Any] = [None] * world
+
+    def run(shard: Shard) -> None:
+        try:
+            results[shard.rank] = work(shard)
+        except Exception as error:
+            results[shard.rank] = error
+
+    threads = [threading.Thread(target=run, args=(shard,)) for shard in shards(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from robustprune.errors import UsageError
+from robustprune.rows import Rows
 from robustprune.types import Images
 
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -23,6 +24,20 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 DRAWS = 3
 """Random integers an image gets at each epoch, uniform in [0, 2**62)."""
+
+
+class TrainingBatch(NamedTuple):
+    """What a process learns from in one step.
+
+    Attributes:
+        images: ``(n, c, h, w)``, float32 in [0, 1].
+        labels: ``(n,)``, int64.
+        rows: which images of the whole batch they are.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Rows
 
 
 class Source(ABC):
@@ -74,8 +89,14 @@ class Source(ABC):
         return whole + (rest >= 2 * world)
 
     def batches(
-        self, batch_size: int, *, generator: torch.Generator, rank: int = 0, world: int = 1
-    ) -> Iterator[Images]:
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> Iterator[TrainingBatch]:
         """One epoch: every labelled image once, shuffled and augmented.
 
         Args:
@@ -83,14 +104,14 @@ class Source(ABC):
             generator: on the CPU; the only source of randomness, the same on every rank.
             rank: this process: it gets the images rank, rank + world, … of each global batch.
             world: the number of processes.
-
-        Returns:
-            Batches of float32 images ``(n, c, h, w)`` in [0, 1] and int64 labels ``(n,)``.
+            start: batches to leave out, for an epoch that is gone on with.
         """
         plan = self.plan(batch_size, self.steps(batch_size, world=world), generator)
         draws = [torch.randint(2**62, (len(b), DRAWS), generator=generator) for b in plan]
-        mine = slice(rank, None, world)
-        return self._stream([(b[mine], d[mine]) for b, d in zip(plan, draws, strict=True)])
+        rows = [Rows(len(b), rank, world) for b in plan]
+        keys = [(b[r.place], d[r.place]) for b, d, r in zip(plan, draws, rows, strict=True)]
+        batches = zip(self._stream(keys[start:]), rows[start:], strict=True)
+        return (TrainingBatch(*images, rows) for images, rows in batches)
 
     def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Images]:
         """The first ``limit`` images (all by default) in file order, not augmented.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from robustprune.parts import Part
@@ -68,7 +69,14 @@ class Objective(Part):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `merged` gave."""
+
+    def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """One state from that of each process that shares the batches, by rank.
+
+        The first one's: an objective whose state belongs to images overrides it.
+        """
+        return states[0]
 
     def fresh(self) -> Self:
         """The same objective without the state that it has gathered."""

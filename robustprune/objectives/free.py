@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
+from robustprune.rows import rows_of
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class Free(Objective):
     replays: int = Field(4, ge=1)
     """m: optimizer steps on each batch."""
 
-    _noise: Any = PrivateAttr(None)
+    _noise: Any = PrivateAttr(None)  # of the places in the batch that are in this process
+    _resumed: Any = PrivateAttr(None)  # of all places, until it is known which of them are here
     _perturbed: Any = PrivateAttr(None)
 
     @property
@@ -65,20 +68,32 @@ class Free(Objective):
 
     def state_dict(self) -> dict[str, Any]:
         """The noise, ``(largest batch so far, channels, height, width)``."""
-        return {} if self._noise is None else {"noise": self._noise}
+        noise = self._resumed if self._noise is None else self._noise
+        return {} if noise is None else {"noise": noise.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the noise over."""
-        noise = state.get("noise")
-        self._noise = None if noise is None else noise.clone()
+        self._noise, self._resumed = None, state.get("noise")
+
+    def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The noise of each place in the batch, which processes have in turn."""
+        parts = [state["noise"] for state in states if state]
+        if not parts:
+            return {}
+        whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+        for first, part in enumerate(parts):
+            whole[first :: len(parts)] = part
+        return {"noise": whole}
 
     def _noise_for(self, images: Tensor) -> Tensor:
-        """The stored noise of this batch's positions, grown by zeros if the batch is larger."""
+        """The stored noise of this batch's places, grown by zeros if the batch is larger."""
         import torch
 
         if self._noise is None:
-            self._noise = torch.zeros_like(images)
-        self._noise = self._noise.to(images.device)
+            rows = rows_of(images)
+            known = torch.zeros_like(images) if self._resumed is None else self._resumed
+            here = slice(None) if self._resumed is None else slice(rows.first, None, rows.every)
+            self._noise, self._resumed = known[here].to(images.device, copy=True), None
         missing = len(images) - len(self._noise)
         if missing > 0:
             self._noise = torch.cat([self._noise, torch.zeros_like(images[:missing])])

@@ -9,6 +9,7 @@ from pydantic import Field
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss
 from robustprune.objectives.certified import CertifiedTraining, robust_cross_entropy
+from robustprune.rows import rows_of
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -54,12 +55,16 @@ class MixTrain(CertifiedTraining):
         natural = F.cross_entropy(logits, labels)
         eps = self.radius(progress)
         turn = float(torch.rand(())) < self.probability
-        chosen = torch.randperm(len(images))[: self.samples].to(images.device)
-        if not turn or eps == 0:
+        rows = rows_of(images)
+        chosen = torch.randperm(rows.total)[: self.samples]  # of the batch on all processes
+        here = rows.here(chosen).to(images.device)
+        if not turn or eps == 0 or not len(here):
             zero = torch.zeros_like(natural)
             return Loss(natural, logits, {"natural": natural.detach(), "robust": zero})
-        some, their = images[chosen], labels[chosen]
+        some, their = images[here], labels[here]
         margins = self.bounds(model, some).margins(model, some, their, eps=eps, method="crown")
-        robust = robust_cross_entropy(margins)
+        # a mean over this process's images stands for the term's mean over all that are chosen
+        share = len(here) * rows.total / (len(chosen) * len(images))
+        robust = share * robust_cross_entropy(margins)
         total = natural + self.weight(progress) * robust
         return Loss(total, logits, {"natural": natural.detach(), "robust": robust.detach()})

@@ -1,20 +1,27 @@
-"""What a run computes on: accelerate's device and precision, torch's threads."""
+"""What a run computes on: accelerate's device, precision and processes, torch's threads."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
-from robustprune.errors import UsageError
+from robustprune.pipeline.strategies import check_strategy
 from robustprune.recipe import ComputeOptions
+from robustprune.shard import Shard
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
+
+
+_PATIENCE = timedelta(days=7)
+"""For how long a process waits for the others: one may evaluate, or upload, for hours. That one
+has died is seen by the launcher, and by the connection to it."""
 
 
 class Compute:
@@ -25,11 +32,13 @@ class Compute:
 
     Attributes:
         accelerator: accelerate's.
+        shard: this process among those that the run was started in.
         device: where networks and batches go.
         memory_format: how images and weights are laid out.
     """
 
     accelerator: Accelerator
+    shard: Shard
     device: torch.device
 
     def __init__(self, options: ComputeOptions) -> None:
@@ -40,10 +49,19 @@ class Compute:
         self.memory_format = torch.channels_last if last else torch.preserve_format
 
     def __enter__(self) -> Self:
-        """Make the accelerator, in a state of its own: its precision is global to a process."""
+        """Make the accelerator, in a state of its own: its precision is global to a process.
+
+        Raises:
+            UsageError: it was started in a way that is not supported, or on too few GPUs.
+        """
         from accelerate.accelerator import Accelerator
         from accelerate.state import AcceleratorState
+        from accelerate.utils.dataclasses import (
+            DistributedDataParallelKwargs,
+            InitProcessGroupKwargs,
+        )
 
+        check_strategy(self._options)
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -51,12 +69,14 @@ class Compute:
         self.accelerator = Accelerator(
             cpu=self._options.device == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
+            dynamo_backend="no",
+            kwargs_handlers=[
+                # masks follow from the scores, and BatchNorm's statistics are seen to by the loop
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=_PATIENCE),
+            ],
         )
-        if self.accelerator.num_processes > 1:
-            raise UsageError(
-                f"robustprune was started in {self.accelerator.num_processes} processes, which it "
-                "does not support yet. Start it in one: `robustprune run …`."
-            )
+        self.shard = _shard(self.accelerator)
         self.device = self.accelerator.device
         if self.device.type == "cuda":
             self._settings.enter_context(_exact_cuda())
@@ -70,6 +90,21 @@ class Compute:
         """Put torch's settings back."""
         self._settings.close()
         torch.set_num_threads(self._threads)
+
+
+def _shard(accelerator: Accelerator) -> Shard:
+    from accelerate.utils.operations import broadcast_object_list, gather_object
+
+    if accelerator.num_processes == 1:
+        return Shard()
+
+    def gather(value: Any) -> list[Any]:
+        return list(gather_object([value]))
+
+    def broadcast(value: Any) -> Any:
+        return broadcast_object_list([value])[0]
+
+    return Shard(accelerator.process_index, accelerator.num_processes, gather, broadcast)
 
 
 @contextmanager

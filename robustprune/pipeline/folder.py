@@ -257,6 +257,13 @@ def _new(parent: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def begun(recipe: Recipe, *, runs: Path, out: Path | None, cut: dict[str, Any]) -> bool:
+    """Whether there is a run to go on with: in ``out``, or an unfinished one below ``runs``."""
+    if out is not None:
+        return (out / "state" / "run.json").is_file()
+    return known(recipe, runs=runs, cut=cut, finished=False) is not None
+
+
 def known(recipe: Recipe, *, runs: Path, cut: dict[str, Any], finished: bool) -> Path | None:
     """The newest run of this very recipe below ``runs`` that has finished, or that has not."""
     return _newest(runs / recipe.name, _identity(recipe, cut), finished=finished)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from robustprune.artifacts.dense import annotate, save_model
-from robustprune.artifacts.reading import read_model
 from robustprune.datasets import Splits
-from robustprune.errors import InterruptedRun, SoundnessError, first_line
+from robustprune.errors import InterruptedRun, PeerError, SoundnessError, first_line
 from robustprune.evaluators import Evaluator
 from robustprune.files import write_json
 from robustprune.masking import prunable_layers
@@ -24,6 +25,7 @@ from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import shape
 from robustprune.pipeline.phases import phase_data, pretraining, pruning
 from robustprune.pipeline.provenance import provenance
+from robustprune.pipeline.relay import read_saved
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.shared import History, SharedDense, determinants
 from robustprune.pipeline.verdicts import Verdicts
@@ -47,6 +49,9 @@ from robustprune.tracking import (
 )
 from robustprune.training.loop import Trainer
 from robustprune.training.phase import Phase
+
+_FOUND = ("metrics", "alarms")
+"""What of a network's entry its file is annotated with."""
 
 
 @dataclass
@@ -80,32 +85,38 @@ class Job:
     def __post_init__(self) -> None:
         self._at_work: str | None = None  # the network whose tracked run is open
         self.document = self.recipe.document()
-        self.environment = results.environment(self.compute.device)
+        self.shard = self.compute.shard
+        processes = self.shard.world
+        self.environment = results.environment(self.compute.device, processes=processes)
         self.datasets = results.datasets(self.document["data"]["name"], self.data)
-        self.evaluations: dict[str, Any] = read_json(self.folder.evaluations, {})
+        self.evaluations: dict[str, Any] = self.shard.lead(
+            lambda: read_json(self.folder.evaluations, {})
+        )
 
     def finish(self) -> RunResult:
         """Run everything, and tell the tracker how it ended."""
-        self._write()
+        self.shard.lead(self._write)
         params, tags = describe_run(self.results)
         found = describe_datasets(self.results)
         self.tracker.start(run_name(self.results), params=params, tags=tags, datasets=found)
         status = "FAILED"
         try:
             self._networks()
-            self._report()
-            self.folder.finish()
+            self.shard.lead(self._complete)
             status = ended(self.result.alarms)
         except KeyboardInterrupt:
             status = "KILLED"
             raise InterruptedRun(self.folder.path.absolute()) from None
         finally:
-            for path, place in uploads(self.folder.path, RUN_FILES):
-                self.tracker.artifact(None, path, place)
+            if self.shard.is_main:
+                for path, place in uploads(self.folder.path, RUN_FILES):
+                    self.tracker.artifact(None, path, place)
             self.tracker.finish(self._at_work, status)
             self.tracker.finish(None, status)
             self.tracker.close()
         if alarms := self.result.alarms:
+            if not self.shard.is_main:
+                raise PeerError(0)
             raise SoundnessError(f"{soundness.verdict(alarms)}\nwritten to {self.folder.path}")
         return self.result
 
@@ -134,6 +145,10 @@ class Job:
             for density in self.recipe.prune.densities:
                 self._pruned(dense, method, density)
 
+    def _complete(self) -> None:
+        self._report()
+        self.folder.finish()
+
     def _report(self) -> None:
         """Draw what was found, for who looks at it in MLflow; a run does not fail by a page."""
         if self.folder.finished or not (
@@ -149,15 +164,15 @@ class Job:
     def _dense(self) -> nn.Module:
         name, path = "dense", self.folder.model("dense")
         self._open(name, pruner=None, density=1.0)
-        if path.exists():
-            model = self.compute.placed(read_model(path).model)
+        if self.shard.lead(path.exists):
+            model = self.compute.placed(read_saved(path, shard=self.shard).model)
         elif self.share is None or self.recipe.pretrain is None:
             model, _ = self._trained(name)
         else:
             model = self._shared(name, self.share)
         prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
         facts = {"kept": prunable, "prunable": prunable, "turnover": None}
-        self._judge(name, model, facts | read_json(self.folder.reused, {}))
+        self._judge(name, model, facts | self.shard.lead(lambda: read_json(self.folder.reused, {})))
         return model
 
     def _trained(self, name: str) -> tuple[nn.Module, History]:
@@ -169,28 +184,35 @@ class Job:
 
     def _shared(self, name: str, runs: Path) -> nn.Module:
         """The dense network that another run has trained, or a new one, left for others."""
-        facts = {"environment": self.environment, "origin": self.folder.origin}
-        key = determinants(self.recipe, self.data, **facts, max_steps=self.max_steps)
-        shared = SharedDense(runs, key)
-        with shared.claim(lambda: self.console.info(f"waiting for {shared.folder}: in training")):
-            found = shared.read(self.console.warn)
-            if found is None:
-                model, history = self._trained(name)
-                shared.commit(self.folder.model(name), history)
+        shared = SharedDense(runs, self.shard.lead(self._determinants))
+        waiting = partial(self.console.info, f"waiting for {shared.folder}: in training")
+        with shared.claim(waiting) if self.shard.is_main else nullcontext():
+            history = self.shard.lead(lambda: shared.history(self.console.warn))
+            if history is None:
+                model, trained = self._trained(name)
+                self.shard.lead(lambda: shared.commit(self.folder.model(name), trained))
                 return model
         self.console.info(f"the dense network is reused from {shared.folder}")
-        write_json(self.folder.reused, {"reused": shared.digest})
-        model = self.compute.placed(found.model)
-        for phase in pretraining(self.recipe, name, model):
-            Curves(self.folder, self.tracker).add(phase, found.history)
+        model = self.compute.placed(read_saved(shared.model, shard=self.shard).model)
+        phases = pretraining(self.recipe, name, model)
+        self.shard.lead(lambda: self._note_reuse(shared, phases, history))
         self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         return model
+
+    def _note_reuse(self, shared: SharedDense, phases: list[Phase], history: History) -> None:
+        write_json(self.folder.reused, {"reused": shared.digest})
+        for phase in phases:
+            Curves(self.folder, self.tracker).add(phase, history)
+
+    def _determinants(self) -> dict[str, Any]:
+        facts = {"environment": self.environment, "origin": self.folder.origin}
+        return determinants(self.recipe, self.data, **facts, max_steps=self.max_steps)
 
     def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
         name = method.network(density)
         path = self.folder.model(name)
         self._open(name, pruner=method.registered_name, density=density)
-        if not path.exists():
+        if not self.shard.lead(path.exists):
             model = copy.deepcopy(dense)
             with fork(self.recipe.seed, name, "scores"):
                 masked = method.attach(model, density)
@@ -198,7 +220,7 @@ class Job:
             turnover = masked.turnover
             masks = masked.bake()
             self._save(name, model, masks=masks, pruner=method, density=density, turnover=turnover)
-        saved = read_model(path)
+        saved = read_saved(path, shard=self.shard)
         facts = {
             "kept": sum(int(mask.sum()) for mask in saved.masks.values()),
             "prunable": sum(mask.numel() for mask in saved.masks.values()),
@@ -220,6 +242,8 @@ class Job:
                 console=self.console,
                 on_epoch=curves.add,
                 max_steps=self.max_steps,
+                shard=self.shard,
+                synchronise=self.recipe.compute.batch_norm == "synchronised",
             )
             state = self.folder.state(phase.network, phase.name)
             histories.append(trainer.run(phase, model, state))
@@ -247,23 +271,26 @@ class Job:
         density: float,
         turnover: float | None,
     ) -> None:
-        metadata = provenance(
-            self.recipe,
-            network=name,
-            model=self.recipe.model.resolved(**shape(self.data)),
-            pruner=pruner,
-            density=density,
-            turnover=turnover,
-            max_steps=self.max_steps,
-            origin=self.folder.origin,
-        )
-        save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
+        def write() -> None:
+            metadata = provenance(
+                self.recipe,
+                network=name,
+                model=self.recipe.model.resolved(**shape(self.data)),
+                pruner=pruner,
+                density=density,
+                turnover=turnover,
+                max_steps=self.max_steps,
+                origin=self.folder.origin,
+            )
+            save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
+
+        self.shard.lead(write)
 
     def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
         """Let each evaluator that has not spoken yet judge the network; write what it says."""
         entry = self._entry | facts
         evaluators: list[Evaluator] = self.recipe.evaluate  # type: ignore[assignment]
-        verdicts = Verdicts(self.folder, name, self.evaluations)
+        verdicts = Verdicts(self.folder, name, self.evaluations, shard=self.shard)
         self.networks.append(entry)
         for evaluator in evaluators:
             if evaluator not in verdicts:
@@ -278,18 +305,21 @@ class Job:
                 )
                 verdicts.add(evaluator, verdict)
             entry["metrics"] |= verdicts.metrics(evaluator)
-            self._write()
+            self.shard.lead(self._write)
         if found := soundness.alarms(evaluators, verdicts.images):
             entry["alarms"] = found
             self.console.error(soundness.describe(name, found))
+        self.shard.lead(lambda: self._close(name, entry))
+
+    def _close(self, name: str, entry: dict[str, Any]) -> None:
+        """Note and track all that is known of a network."""
         self._write()
-        facts = {"metrics": entry["metrics"], **({"alarms": found} if found else {})}
-        annotate(self.folder.model(name), **facts)
+        annotate(self.folder.model(name), **{k: entry[k] for k in _FOUND if k in entry})
         self.tracker.model(name, self.folder.model(name))
         self.tracker.metrics(name, final_metrics(entry))
         for path, place in uploads(self.folder.network(name), NETWORK_FILES):
             self.tracker.artifact(name, path, place)
-        self.tracker.finish(name, ended(found))
+        self.tracker.finish(name, ended(entry.get("alarms")))
         self._at_work = None
 
     def _write(self) -> None:

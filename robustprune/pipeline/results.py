@@ -87,13 +87,14 @@ def shown(metrics: Mapping[str, Any], name: str) -> str:
     return f"{100 * metrics[name]:.1f} ± {50 * (high - low):.1f}"
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What bits depend on: versions, device and threads."""
+def environment(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
+    """What bits depend on: versions, device, processes and the threads of each."""
     versions = {name: _version(name) for name in _LIBRARIES}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return {
         **{name: version for name, version in versions.items() if version},
         "device": name,
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }

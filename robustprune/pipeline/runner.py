@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustprune.errors import InvalidError
 from robustprune.pipeline.compute import Compute
-from robustprune.pipeline.folder import RunFolder
+from robustprune.pipeline.folder import RunFolder, begun
 from robustprune.pipeline.images import check_columns
 from robustprune.pipeline.job import Job
 from robustprune.pipeline.network import initial_network
+from robustprune.pipeline.relay import open_folder
 from robustprune.pipeline.results import RunResult
+from robustprune.pipeline.strategies import restarted
 from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
-from robustprune.tracking import RUNS, Console, check_store, open_tracker
+from robustprune.shard import Shard
+from robustprune.tracking import (
+    RUNS,
+    Console,
+    NullTracker,
+    Silent,
+    Tracker,
+    check_store,
+    open_tracker,
+)
 
 
 def run(
@@ -31,6 +43,9 @@ def run(
     console: Console | None = None,
 ) -> RunResult:
     """Run a recipe to its end.
+
+    In a process that torchrun or accelerate has started beside others, all of which call this, they
+    share the work; the main one writes the files.
 
     Args:
         recipe: a file, or a recipe already loaded.
@@ -47,6 +62,8 @@ def run(
         DivergedError: a loss is NaN, infinite or exploding.
         SoundnessError: an attack broke what a certificate verified. The run is complete, and all
             its files are written.
+        InterruptedRun: it was asked to stop; what can be gone on with is in the folder.
+        PeerError: another of several processes failed, and says why.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -55,27 +72,42 @@ def run(
     console, runs = console or Console(), Path(runs)
     out = None if out is None else Path(out)
     check_columns(recipe.evaluate)  # type: ignore[arg-type]
-    check_store(recipe.tracking, runs)
-    with Compute(recipe.compute) as compute:
-        data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
+    with Compute(recipe.compute) as compute, ExitStack() as held:
+        shard = compute.shard
+        console = console if shard.is_main else Silent()
+        shard.lead(lambda: check_store(recipe.tracking, runs))
+        data = shard.together(lambda: recipe.data.load(seed=recipe.seed))  # type: ignore[attr-defined]
         where: dict[str, Any] = {"runs": runs, "out": out, "cut": {"max_steps": max_steps}}
-        folder = RunFolder.reopen(recipe, **where) if resume else None
-        with ExitStack() as held:
-            if folder is not None:
-                held.callback(folder.close)
-            initial = None
-            if folder is None or not folder.model("dense").exists():
-                initial = initial_network(recipe, data, warn=console.warn)  # it may not fit
-            if folder is None:
-                folder = RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
-                held.callback(folder.close)
-            elif initial is not None:
-                check_unchanged(recipe, folder.origin)
-            doing = "resuming" if folder.resumed else "running"
-            doing = "finished already:" if folder.finished else doing
-            console.info(f"{doing} {recipe.name} in {folder.path}")
-            options = recipe.tracking
-            tracker = open_tracker(options, folder=folder.path, runs=runs, warn=console.warn)
-            share = None if fresh else runs
-            job = Job(recipe, data, initial, folder, tracker, console, compute, max_steps, share)
-            return job.finish()
+        resume = resume or shard.lead(lambda: restarted() and begun(recipe, **where))
+        opened = partial(open_folder, shard=shard, held=held)
+        folder = opened(lambda: RunFolder.reopen(recipe, **where)) if resume else None
+        initial = None
+        if folder is None or not shard.lead(folder.model("dense").exists):
+            initial = shard.together(lambda: initial_network(recipe, data, warn=console.warn))
+        if folder is None:  # made only now: the network may not fit the data
+            folder = opened(
+                lambda: RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
+            )
+            assert folder is not None
+        elif initial is not None:
+            before = folder
+            shard.lead(lambda: check_unchanged(recipe, before.origin))
+        _announce(recipe, folder, console)
+        tracker = _tracker(recipe, folder, runs, console, shard)
+        share = None if fresh else runs
+        job = Job(recipe, data, initial, folder, tracker, console, compute, max_steps, share)
+        return job.finish()
+
+
+def _announce(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    doing = "resuming" if folder.resumed else "running"
+    doing = "finished already:" if folder.finished else doing
+    console.info(f"{doing} {recipe.name} in {folder.path}")
+
+
+def _tracker(
+    recipe: Recipe, folder: RunFolder, runs: Path, console: Console, shard: Shard
+) -> Tracker | NullTracker:
+    if not shard.is_main:
+        return NullTracker()
+    return open_tracker(recipe.tracking, folder=folder.path, runs=runs, warn=console.warn)

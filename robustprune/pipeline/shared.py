@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import robustprune
-from robustprune.artifacts.reading import read_model
 from robustprune.errors import UsageError
 from robustprune.files import lock, replacing, write_json
 from robustprune.pipeline.network import shape
@@ -20,19 +19,10 @@ from robustprune.pipeline.network import shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import nn
-
     from robustprune.datasets import Splits
     from robustprune.recipe import Recipe
 
 History = list[dict[str, float]]
-
-
-class Shared(NamedTuple):
-    """A dense network that was found."""
-
-    model: nn.Module
-    history: History
 
 
 class SharedDense:
@@ -58,7 +48,7 @@ class SharedDense:
         self.model = self.folder / "model.safetensors"
 
     def claim(self, waiting: Callable[[], None]) -> ExitStack:
-        """Keep other processes from training the same network; ``waiting`` is called if one is."""
+        """Keep other jobs from training the same network; ``waiting`` is called if one is."""
         file = self.folder / "lock"
         try:
             return lock(file, wait=False)
@@ -66,16 +56,15 @@ class SharedDense:
             waiting()
             return lock(file, wait=True)
 
-    def read(self, warn: Callable[[str], None]) -> Shared | None:
-        """The network, or None if there is none; ``warn`` is told of one that is damaged."""
+    def history(self, warn: Callable[[str], None]) -> History | None:
+        """The network's curves, if it is there; ``warn`` is told of one that is damaged."""
         if not self._record.exists():
             return None
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             if record["key"] != self._key or record["sha256"] != _checksum(self.model):
                 raise ValueError("its checksum is another")
-            history = [{k: float(v) for k, v in epoch.items()} for epoch in record["history"]]
-            return Shared(read_model(self.model).model, history)
+            return [{k: float(v) for k, v in epoch.items()} for epoch in record["history"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warn(f"the dense network in {self.folder} is damaged ({error}) and trained again.")
             return None

@@ -11,6 +11,7 @@ from robustprune.pipeline.images import ImageTable
 if TYPE_CHECKING:
     from robustprune.evaluators import Evaluator
     from robustprune.pipeline.judge import Verdict
+    from robustprune.shard import Shard
 
 
 class Verdicts:
@@ -24,15 +25,19 @@ class Verdicts:
         network: the network's name.
         evaluations: what ``state/evaluations.json`` holds, by network and metric; grows with what
             is added.
+        shard: this process; the main one reads and writes.
 
     Attributes:
         images: what became of each image.
     """
 
-    def __init__(self, folder: RunFolder, network: str, evaluations: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: RunFolder, network: str, evaluations: dict[str, Any], *, shard: Shard
+    ) -> None:
         self._folder, self._network, self._evaluations = folder, network, evaluations
+        self._shard = shard
         self._done: dict[str, Any] = evaluations.setdefault(network, {})
-        self.images = ImageTable.read(folder.images(network), self._done)
+        self.images = shard.lead(lambda: ImageTable.read(folder.images(network), self._done))
 
     def __contains__(self, evaluator: Evaluator) -> bool:
         return evaluator.metric in self._done and evaluator.metric in self.images.evaluators
@@ -40,11 +45,14 @@ class Verdicts:
     def add(self, evaluator: Evaluator, verdict: Verdict) -> None:
         """Take in a verdict, and write it."""
         self.images.add(evaluator.metric, verdict.labels, verdict.images)
-        self.images.write(self._folder.images(self._network))
         self._done[evaluator.metric] = verdict.metrics
-        write_json(self._folder.evaluations, self._evaluations)
+        self._shard.lead(self._write)
 
     def metrics(self, evaluator: Evaluator) -> dict[str, Any]:
         """The evaluator's numbers for ``results.json``."""
         metrics: dict[str, Any] = self._done[evaluator.metric]
         return metrics
+
+    def _write(self) -> None:
+        self.images.write(self._folder.images(self._network))
+        write_json(self._folder.evaluations, self._evaluations)

@@ -56,7 +56,10 @@ class ComputeOptions(Options):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward passes in training; evaluation is always fp32."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; torch's default if absent."""
+    """CPU threads of each process; torch's default if absent."""
+    batch_norm: Literal["synchronised", "local"] = "synchronised"
+    """Where several processes share a batch, whether BatchNorm takes the statistics of all of it,
+    as one process would, or each process those of its own images."""
     channels_last: bool = False
     """Keep images and weights channels-last, which suits large convolutions."""
 

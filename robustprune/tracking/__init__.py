@@ -5,7 +5,7 @@ Importing this package is quick: MLflow is imported by the thread that talks to 
 
 from __future__ import annotations
 
-from robustprune.tracking.console import Bar, Console
+from robustprune.tracking.console import Bar, Console, Silent
 from robustprune.tracking.datasets import described as describe_datasets
 from robustprune.tracking.download import download_run
 from robustprune.tracking.importer import import_run
@@ -37,6 +37,7 @@ __all__ = [
     "Bar",
     "Console",
     "NullTracker",
+    "Silent",
     "Tracker",
     "TrackingOptions",
     "check_store",

@@ -199,6 +199,16 @@ class Console:
         to.print(text, soft_wrap=True)
 
 
+class Silent(Console):
+    """Prints nothing at all: of several processes one does the talking."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+
+    def _complain(self, text: Text) -> None:
+        """Keep it to itself."""
+
+
 class _Quiet(RichConsole):
     """Goes on in silence when its reader has gone (``robustprune run … | head``)."""
 

@@ -1,4 +1,4 @@
-"""The state of a phase between two epochs: what a resumed run goes on from."""
+"""The state of a phase between two steps: what a resumed run goes on from."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from robustprune.files import replacing
 
 @dataclass
 class PhaseState:
-    """Everything that the next epoch depends on; randomness depends on names only.
+    """Everything that the next step depends on. At an epoch's start, randomness is none of it.
 
     Attributes:
         epoch: epochs finished.
         step: optimizer steps finished.
+        batch: batches finished of the epoch under way.
         model: the network's state dict, scores and masks included.
         optimizer: the optimizer's.
         objective: the objective's own.
         scaler: of the losses, in fp16; else empty.
         history: the metrics of each finished epoch.
+        sums: the running sums of the epoch under way, of each process.
+        random: the state of the global generators within an epoch; empty at its start.
         best: the state dict with the lowest validation loss, where the phase selects it.
     """
 
     epoch: int = 0
     step: int = 0
+    batch: int = 0
     model: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    sums: list[dict[str, float]] = field(default_factory=list)
+    random: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Tensor] | None = None
 
     def save(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from robustprune.cli import main
 from robustprune.cli.main import FAULT, INTERRUPTED, OK
 from robustprune.errors import InterruptedRun
 from robustprune.pipeline import RunResult
-from robustprune.training.loop import _PhaseRun
+from robustprune.training.phase_run import PhaseRun
 
 from ..pipeline import tiny
 from .conftest import Command
@@ -30,15 +30,15 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]],
     """Arranges for something to happen before the n-th optimizer step, once."""
 
     def arrange(number: int, happens: Callable[[], None]) -> None:
-        original, left = _PhaseRun._step, [number]
+        original, left = PhaseRun._step, [number]
 
-        def step(self: Any, *args: Any) -> None:
+        def step(self: Any, *args: Any) -> bool:
             left[0] -= 1
             if not left[0]:
                 happens()
-            original(self, *args)
+            return original(self, *args)
 
-        monkeypatch.setattr(_PhaseRun, "_step", step)
+        monkeypatch.setattr(PhaseRun, "_step", step)
 
     return arrange
 

@@ -95,21 +95,21 @@ def points() -> dict[str, Arm]:
     """Each moment, in the order in which a run that is resumed passes them."""
     import torchattacks
 
-    from robustprune.training.loop import _PhaseRun
+    from robustprune.training.phase_run import PhaseRun
 
     return {
         "before anything is written": replacing("run.json"),
         "before the recipe is written": replacing("recipe.yaml"),
-        "in the first epoch of pretraining": calling(_PhaseRun, "_step", 2, phase="pretrain"),
+        "in the first epoch of pretraining": calling(PhaseRun, "_step", 2, phase="pretrain"),
         "with half a state written": half_written,
         "after a state, before its curve": replacing("dense.pretrain.pt", 2, after=True),
         "before the dense network is in place": replacing("dense/model.safetensors"),
         "within AutoAttack on the dense network": calling(torchattacks.APGD, "get_logits", 3),
         "before AutoAttack's verdict is in place": replacing("evaluations.json"),
-        "in the second epoch of pruning": calling(_PhaseRun, "_step", 3, phase="prune"),
+        "in the second epoch of pruning": calling(PhaseRun, "_step", 3, phase="prune"),
         "after the first state of finetuning": replacing("hydra-0.5.finetune.pt", after=True),
         "in the second network's finetuning": calling(
-            _PhaseRun, "_step", 3, phase="hydra-0.1.finetune"
+            PhaseRun, "_step", 3, phase="hydra-0.1.finetune"
         ),
         "within AutoAttack on a pruned network": calling(torchattacks.APGD, "get_logits", 3),
         "before results are in place": replacing("results.json", 12),

@@ -14,7 +14,7 @@ from robustprune.errors import InvalidError, UsageError
 from robustprune.pipeline.phases import phase_data
 from robustprune.pipeline.plan import plan
 from robustprune.recipe import inconsistencies
-from robustprune.training.loop import _PhaseRun
+from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
 
@@ -56,9 +56,9 @@ def test_the_loop_and_the_plan_take_the_same_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    original = _PhaseRun._step
+    original = PhaseRun._step
     monkeypatch.setattr(
-        _PhaseRun, "_step", lambda self, *a: (steps.append(self.phase.name), original(self, *a))[1]
+        PhaseRun, "_step", lambda self, *a: (steps.append(self.phase.name), original(self, *a))[1]
     )
     changes = (tiny.SMALL, {"prune": {"share": 0.25}})
     tiny.go(tmp_path / "run", *changes)
@@ -71,13 +71,13 @@ def test_a_phase_s_own_objective_is_that_phase_s_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, str] = {}
-    original = _PhaseRun.__init__
+    original = PhaseRun.__init__
 
     def note(self: Any, *arguments: Any) -> None:
         original(self, *arguments)
         seen[self.phase.name] = self.objective.registered_name
 
-    monkeypatch.setattr(_PhaseRun, "__init__", note)
+    monkeypatch.setattr(PhaseRun, "__init__", note)
     result = tiny.go(tmp_path / "own", tiny.SMALL, BENIGN)
     assert seen == {"pretrain": "benign", "prune": "pgd", "finetune": "pgd"}
     objectives = [

@@ -190,9 +190,9 @@ def test_what_is_deleted_is_done_again_and_only_that(copied: Path, finished: Any
 
 def interrupted(runs: Path, monkeypatch: pytest.MonkeyPatch, *, after: int) -> Path:
     """The folder of a run of the dense network that was stopped after so many steps."""
-    from robustprune.training.loop import _PhaseRun
+    from robustprune.training.phase_run import PhaseRun
 
-    original, left = _PhaseRun._step, [after]
+    original, left = PhaseRun._step, [after]
 
     def step(self: Any, *args: Any) -> None:
         if not left[0]:
@@ -201,7 +201,7 @@ def interrupted(runs: Path, monkeypatch: pytest.MonkeyPatch, *, after: int) -> P
         original(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_PhaseRun, "_step", step)
+        patch.setattr(PhaseRun, "_step", step)
         with pytest.raises(InterruptedRun) as caught:
             tiny.run(tiny.recipe(DENSE), runs=runs, fresh=True, console=tiny.Console(quiet=True))
     return Path(str(caught.value))

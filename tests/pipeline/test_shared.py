@@ -19,7 +19,7 @@ from robustprune.pipeline import RunResult
 from robustprune.pipeline.results import environment
 from robustprune.pipeline.shared import SharedDense, determinants
 from robustprune.tracking import Console
-from robustprune.training.loop import _PhaseRun
+from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
 
@@ -30,13 +30,13 @@ DENSE = {"prune": None, "finetune": None, "evaluate": []}
 def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Optimizer steps taken, by phase."""
     counts: Counter[str] = Counter()
-    original = _PhaseRun._step
+    original = PhaseRun._step
 
     def step(self: Any, *args: Any) -> None:
         counts[self.phase.name] += 1
         original(self, *args)
 
-    monkeypatch.setattr(_PhaseRun, "_step", step)
+    monkeypatch.setattr(PhaseRun, "_step", step)
     return counts
 
 
@@ -206,7 +206,7 @@ def test_an_interrupted_run_goes_on_and_shares_what_it_ends_with(
 ) -> None:
     whole = tiny.go(tmp_path / "whole", DENSE)
     trained.clear()
-    step = _PhaseRun._step
+    step = PhaseRun._step
 
     def stop(self: Any, *args: Any) -> None:
         if trained["pretrain"] == 3:
@@ -214,7 +214,7 @@ def test_an_interrupted_run_goes_on_and_shares_what_it_ends_with(
         step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_PhaseRun, "_step", stop)
+        patch.setattr(PhaseRun, "_step", stop)
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "run", DENSE)
     (folder,) = (tmp_path / "dense").iterdir()

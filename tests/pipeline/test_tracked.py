@@ -13,7 +13,7 @@ import robustprune as rp
 from robustprune.errors import InterruptedRun
 from robustprune.pipeline import RunResult
 from robustprune.tracking import Console
-from robustprune.training.loop import _PhaseRun
+from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
 
@@ -44,7 +44,7 @@ def console() -> Complaints:
 def tracked(tmp_path_factory: pytest.TempPathFactory, console: Complaints) -> tuple[Any, RunResult]:
     """MLflow's client and the run; it was interrupted in the second epoch of finetuning."""
     folder = tmp_path_factory.mktemp("tracked") / "run"
-    original = _PhaseRun._step
+    original = PhaseRun._step
 
     def step(self: Any, *args: Any) -> None:
         if self.phase.name == "finetune" and self.state.step == 3:
@@ -52,7 +52,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, console: Complaints) -> tu
         original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_PhaseRun, "_step", step)
+        patch.setattr(PhaseRun, "_step", step)
         with pytest.raises(InterruptedRun):
             tiny.go(folder, *CHANGES, console=console)
     from mlflow import MlflowClient

@@ -13,7 +13,7 @@ import torch
 from robustprune.artifacts.reading import load_model, read_model
 from robustprune.errors import DivergedError
 from robustprune.models.normalize import Normalized
-from robustprune.training.loop import _PhaseRun
+from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
 
@@ -26,13 +26,13 @@ SETTLED = {"objective": {"name": "benign", "eps": None, "steps": None}}
 def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Optimizer steps taken, by network and phase."""
     counts: Counter[str] = Counter()
-    original = _PhaseRun._step
+    original = PhaseRun._step
 
     def step(self: Any, *args: Any) -> None:
         counts[f"{self.phase.network} {self.phase.name}"] += 1
         original(self, *args)
 
-    monkeypatch.setattr(_PhaseRun, "_step", step)
+    monkeypatch.setattr(PhaseRun, "_step", step)
     return counts
 
 

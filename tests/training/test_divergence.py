@@ -5,7 +5,7 @@ import torch
 
 from robustprune.errors import DivergedError
 from robustprune.training.checkpoint import PhaseState
-from robustprune.training.loop import EXPLODED
+from robustprune.training.phase_run import EXPLODED
 from tests.training import toys
 from tests.training.toys import (
     KINDS,

@@ -1,0 +1,54 @@
+"""A request to stop, by Ctrl-C or by a scheduler, and work that ends in order before it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NOTE = b"\nstopping as soon as this step is done; once more stops at once\n"
+
+
+class _Request:
+    """What has arrived while work was under way that ends in order."""
+
+    orderly = False
+    arrived = False
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take SIGINT and SIGTERM, for a block, as requests to stop.
+
+    Inside `orderly` the first one is noted. Otherwise, and the second time, it raises
+    `KeyboardInterrupt` at once. To be called in the main thread.
+    """
+    before = {number: signal.signal(number, _receive) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def orderly() -> Iterator[Callable[[], bool]]:
+    """Let a block see to its own end; it is given what tells whether to stop."""
+    before = _Request.orderly
+    _Request.orderly = True
+    try:
+        yield lambda: _Request.arrived
+    finally:
+        _Request.orderly = before
+        _Request.arrived = False
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    if not _Request.orderly or _Request.arrived:
+        raise KeyboardInterrupt
+    _Request.arrived = True
+    if int(os.environ.get("RANK", "0")) == 0:
+        os.write(2, _NOTE)

@@ -1,0 +1,154 @@
+"""One optimizer step: the learning rate, the gradients of a batch in parts, and the update."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustprune.objectives import Loss, Objective
+from robustprune.rows import Rows, sharing
+from robustprune.training.whole import WholeBatch
+from robustprune.types import Progress
+
+if TYPE_CHECKING:
+    from accelerate.accelerator import Accelerator
+
+    from robustprune.datasets.source import TrainingBatch
+    from robustprune.training.meter import Meter
+    from robustprune.training.phase import Phase
+
+
+class BatchObjective(nn.Module):
+    """An objective of one batch as one module: what is wrapped for distribution and precision.
+
+    DDP then sees one forward a step, however many the attack inside makes.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> Loss:
+        """The objective's loss of the network on this batch."""
+        return self.objective(self.model, images, labels, progress)
+
+
+class Taken(NamedTuple):
+    """What a step tells of itself, the same in every process.
+
+    Attributes:
+        loss: of the whole batch.
+        stop: whether some process has been asked to stop.
+    """
+
+    loss: float
+    stop: bool
+
+
+class Stepper:
+    """Takes the steps of one phase.
+
+    Args:
+        accelerator: device, precision and processes.
+        phase: what moves, and how.
+        model: the network, on the device.
+        objective: the phase's own.
+        synchronise: whether BatchNorm takes its statistics over all processes.
+
+    Attributes:
+        optimizer: the phase's, new.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        phase: Phase,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        synchronise: bool,
+    ) -> None:
+        self._accelerator, self._phase, self._synchronise = accelerator, phase, synchronise
+        self._model, self._objective = model, objective
+        self.optimizer = phase.build_optimizer()
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def prepare(self) -> None:
+        """Wrap network and optimizer for precision and distribution; after they are resumed."""
+        with warnings.catch_warnings():  # torch renames an option that accelerate goes on to pass
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            module, stepper = self._accelerator.prepare(
+                BatchObjective(self._model, self._objective), self.optimizer
+            )
+        self._module = module
+        # without loss scaling accelerate's wrapper adds nothing but time to a step
+        self._stepper = self.optimizer if self._accelerator.scaler is None else stepper
+
+    def gradients(
+        self, batch: TrainingBatch, progress: Progress, meter: Meter, *, stop: bool
+    ) -> Taken:
+        """Compute the gradients of a batch's mean loss, whatever parts it is cut into.
+
+        Args:
+            batch: this process's rows, on the device.
+            progress: where the phase is.
+            meter: takes the loss in.
+            stop: whether this process has been asked to stop.
+        """
+        self._schedule(progress)
+        parts = batch.rows.cut(self._parts(batch.rows))
+        total = 0.0
+        for number, (where, rows) in enumerate(parts, start=1):
+            images, labels = batch.images[where], batch.labels[where]
+            share = len(images) / batch.rows.total
+            synced = self._synced(last=number == len(parts))
+            # a backward pass frees the masks' graph, so each part makes it anew
+            with synced, self._sharing(images, rows), self._phase.materialised():
+                loss: Loss = self._module(images, labels, progress)
+                # DDP takes the mean of the processes' gradients
+                self._accelerator.backward(loss.total * (share * rows.every))
+            value = float(loss.total.detach())
+            total += share * value
+            meter.add(value, loss, labels)
+        return self._agreed(total, stop)
+
+    def update(self) -> None:
+        """Move what the phase moves."""
+        self._stepper.step()
+        self._stepper.zero_grad()
+
+    def _schedule(self, progress: Progress) -> None:
+        factor = self._phase.schedule(progress)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _parts(self, rows: Rows) -> int:
+        """Never more than leave each process two images of each, which BatchNorm needs."""
+        return max(1, min(self._phase.accumulate, rows.total // (2 * rows.every)))
+
+    def _synced(self, *, last: bool) -> AbstractContextManager[None]:
+        """Exchange gradients between processes in a batch's last part only."""
+        return nullcontext() if last else self._accelerator.no_sync(self._module)
+
+    @contextmanager
+    def _sharing(self, images: Tensor, rows: Rows) -> Iterator[None]:
+        with ExitStack() as entered:
+            if rows.every > 1:
+                entered.enter_context(sharing(rows))
+                whole = WholeBatch(images.shape, rows, synchronise=self._synchronise)
+                entered.enter_context(whole)
+            yield
+
+    def _agreed(self, loss: float, stop: bool) -> Taken:
+        """From this process's share of the loss to what all of them go by."""
+        if self._accelerator.num_processes == 1:
+            return Taken(loss, stop)
+        here = torch.tensor([loss, stop], dtype=torch.float64, device=self._accelerator.device)
+        loss, stops = self._accelerator.reduce(here, reduction="sum").tolist()
+        return Taken(loss, stops > 0)
