@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from robustprune.cli.imports import import_parts
 from robustprune.cli.parser import parser
-from robustprune.errors import InterruptedRun, InvalidError, SoundnessError, UsageError
+from robustprune.cli.replies import ProcessError, Reply, launched
+from robustprune.errors import (
+    InterruptedRun,
+    InvalidError,
+    PeerError,
+    SoundnessError,
+    UsageError,
+)
 
 OK, FAULT, USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_LINES = 23  # with the line before and the line after them: one screen
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_FAULT = "this is a fault of robustprune, not of your input. Please report it."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,28 +34,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; the process's own if absent.
     """
     arguments = parser().parse_args(argv)
+    if _rank():
+        warnings.simplefilter("ignore")  # the main process warns
     try:
         if getattr(arguments, "imports_of", None) is not None:
             import_parts(arguments.imports_of)
         arguments.run(arguments)
-    except UsageError as error:
-        return _say(_text(error), USAGE)
-    except SoundnessError as error:
-        return _say(str(error), FAULT)
-    except InterruptedRun as stop:
-        return _say(f"interrupted; finished epochs and evaluations are kept.\n{stop}", INTERRUPTED)
-    except KeyboardInterrupt:
-        return _say("interrupted.", INTERRUPTED)
     except BrokenPipeError:  # `robustprune list | head`
         sys.stderr.close()
         return OK
-    except OSError as error:
-        if error.errno in _DISK:
-            return _say(f"{_DISK[error.errno]} ({error.filename}). Make room and resume.", USAGE)
-        return _fault()
-    except Exception:
-        return _fault()
+    except (Exception, KeyboardInterrupt) as error:
+        return _tell(_reply(error))
     return OK
+
+
+def _reply(error: BaseException) -> Reply:
+    """What is to be said of an error, and the exit code."""
+    kind = type(error).__name__
+    if isinstance(error, ProcessError):
+        return error.reply
+    if isinstance(error, UsageError):
+        return Reply(USAGE, kind, f"error: {_text(error)}")
+    if isinstance(error, SoundnessError):
+        return Reply(FAULT, kind, f"error: {error}")
+    if isinstance(error, InterruptedRun):
+        text = f"interrupted; finished epochs and evaluations are kept.\n{error}"
+        return Reply(INTERRUPTED, kind, text, echo=True)
+    if isinstance(error, KeyboardInterrupt):
+        return Reply(INTERRUPTED, kind, "interrupted.", echo=True)
+    if isinstance(error, PeerError) or _is_lost(error):
+        return Reply(FAULT, kind, "error: another process of the job has failed.", echo=True)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        text = f"error: {_DISK[error.errno]} ({error.filename}). Make room and resume."
+        return Reply(USAGE, kind, text)
+    trace = "".join(traceback.format_exception(error))
+    return Reply(FAULT, kind, f"{trace}error: {_FAULT}")
+
+
+def _tell(reply: Reply) -> int:
+    """Print it, or leave it to who has launched this process; returns the exit code."""
+    if launched():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the others' end must not cut it short
+        reply.leave()
+    elif not (reply.echo and _rank()) and not (reply.kind == "PeerError" and _watched()):
+        print(reply.of(_rank()).text, file=sys.stderr)
+    return reply.code
 
 
 def _text(error: UsageError) -> str:
@@ -57,12 +91,20 @@ def _text(error: UsageError) -> str:
     return "\n".join([*head, *lines[:_MOST_LINES], *more])
 
 
-def _fault() -> int:
-    traceback.print_exc()
-    return _say("this is a fault of robustprune, not of your input. Please report it.", FAULT)
+def _is_lost(error: BaseException) -> bool:
+    """Whether it says that the connection to another process has been lost."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not isinstance(error, RuntimeError):
+        return False
+    from torch import distributed
+
+    named = any(name in str(error).lower() for name in ("gloo", "nccl", "connection closed"))
+    return named or isinstance(error, getattr(distributed, "DistError", ()))
 
 
-def _say(text: str, code: int) -> int:
-    prefix = "" if code == INTERRUPTED else "error: "
-    print(f"{prefix}{text}", file=sys.stderr)
-    return code
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _watched() -> bool:
+    """Whether a launcher watches this process, which tells what became of the others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train the dense network even if an earlier run has trained the same",
     )
+    _processes(run)
     run.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
     check = _command(commands, "check", "validate recipes and show what one would do", help.CHECK)
@@ -181,6 +182,21 @@ def _recipes(command: argparse.ArgumentParser) -> None:
 def _imports(command: argparse.ArgumentParser) -> None:
     text = "run this recipe's imports: first, for parts and models of your own"
     command.add_argument("--recipe", type=Path, dest="imports_of", metavar="RECIPE", help=text)
+
+
+def _processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--processes",
+        type=typed.positive,
+        metavar="N",
+        help="share the work among N processes of this machine, one a GPU (default: 1)",
+    )
+    command.add_argument(
+        "--restarts",
+        type=typed.positive,
+        metavar="N",
+        help="with --processes: start them anew up to N times when one dies (default: 0)",
+    )
 
 
 def _saved(command: argparse.ArgumentParser) -> None:

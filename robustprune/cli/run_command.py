@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import signal
 from argparse import Namespace
-from types import FrameType
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustprune.cli.launching import launch, processes
+from robustprune.cli.replies import ProcessError, Reply, launched
 from robustprune.cli.variants import Variant, variants
 from robustprune.errors import DivergedError, InterruptedRun, SoundnessError, UsageError
-from robustprune.tracking import Console, describe_store
+from robustprune.stopping import stoppable
+from robustprune.tracking import Console, Silent, describe_store
 
 if TYPE_CHECKING:
     from robustprune.pipeline import RunResult
+
+_FAILED: dict[str, type[DivergedError | SoundnessError]] = {
+    error.__name__: error for error in (DivergedError, SoundnessError)
+}
 
 
 def command(arguments: Namespace) -> None:
@@ -24,12 +32,18 @@ def command(arguments: Namespace) -> None:
             f"--out names one run's folder, and {len(chosen)} runs are asked for. Leave it out: "
             "each gets a folder of its own in runs/."
         )
-    signal.signal(signal.SIGTERM, _terminate)  # a scheduler's stop is an interruption
-    console = Console(quiet=arguments.quiet)
-    if len(chosen) == 1:
-        _run(chosen[0], arguments, console, resume=arguments.resume)
-    else:
-        _run_all(chosen, arguments, console)
+    if len(chosen) > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"{len(chosen)} runs are asked for in processes that a launcher has started, which end "
+            "with the first one. Start each by itself, or use --processes."
+        )
+    main = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=arguments.quiet) if main else Silent()
+    with stoppable():
+        if len(chosen) == 1:
+            _run(chosen[0], arguments, console, resume=arguments.resume)
+        else:
+            _run_all(chosen, arguments, console)
 
 
 def _run_all(chosen: list[Variant], arguments: Namespace, console: Console) -> None:
@@ -60,6 +74,11 @@ def _run_all(chosen: list[Variant], arguments: Namespace, console: Console) -> N
         except (DivergedError, SoundnessError) as error:
             console.error(f"{variant.recipe.name}: {error}")
             failed.append(error)
+        except ProcessError as error:
+            if error.reply.kind not in _FAILED:
+                raise
+            console.error(f"{variant.recipe.name}: {error.reply.text.removeprefix('error: ')}")
+            failed.append(_FAILED[error.reply.kind]())
     if failed:
         raise type(failed[0])(f"{len(failed)} of {len(chosen)} runs failed, see above.")
 
@@ -67,6 +86,9 @@ def _run_all(chosen: list[Variant], arguments: Namespace, console: Console) -> N
 def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bool) -> None:
     from robustprune.pipeline import RUNS, run
 
+    if (count := processes(arguments)) > 1:
+        _launch(variant, arguments, count, resume=resume)
+        return
     try:
         result = run(
             variant.recipe,
@@ -77,9 +99,30 @@ def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bo
             console=console,
         )
     except InterruptedRun as stop:
+        if launched():
+            raise
         raise InterruptedRun(f"Resume with: {_resume_line(arguments, str(stop))}") from None
     _report(console, result)
     console.info(describe_store(variant.recipe.tracking, RUNS))
+
+
+def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool) -> None:
+    """Let several processes do the run, and say how to go on with it where it did not end."""
+    words = _words([variant.path], overrides=variant.overrides, out=arguments.out)
+    words += ["--resume"] if resume else []
+    words += ["--quiet"] if arguments.quiet else []
+    try:
+        launch([*words, *_shortened(arguments)], processes=count, restarts=arguments.restarts or 0)
+    except ProcessError as error:
+        reply = error.reply
+        if reply.kind == InterruptedRun.__name__:
+            folder = reply.text.splitlines()[-1]
+            raise InterruptedRun(f"Resume with: {_resume_line(arguments, folder)}") from None
+        if reply.kind == "RuntimeError" and not reply.text.startswith("error"):  # it has died
+            line = _resume_line(arguments, arguments.out)
+            text = f"error: {reply.text} What was saved is kept; go on with: {line}"
+            raise ProcessError(Reply(reply.code, reply.kind, text)) from None
+        raise
 
 
 def _report(console: Console, result: RunResult) -> None:
@@ -93,20 +136,30 @@ def _report(console: Console, result: RunResult) -> None:
         console.info(f"a page to look at: {page}")
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _resume_line(arguments: Namespace, folder: str) -> str:
-    words = ["robustprune", "run", *(str(path.absolute()) for path in arguments.recipes)]
+def _resume_line(arguments: Namespace, folder: str | Path | None) -> str:
+    one = len(arguments.recipes) == 1 and not arguments.sweeps
+    paths = [path.absolute() for path in arguments.recipes]
+    words = _words(paths, overrides=arguments.overrides, out=folder if one else None)
     words.append("--resume")
-    if len(arguments.recipes) == 1 and not arguments.sweeps:
-        words += ["--out", folder]
-    for option, values in (("--set", arguments.overrides), ("--sweep", arguments.sweeps)):
-        for value in values:
-            words += [option, value]
-    if arguments.max_steps:
-        words += ["--max-steps", str(arguments.max_steps)]
-    if arguments.fresh:
-        words.append("--fresh")
-    return shlex.join(words)
+    for sweep in arguments.sweeps:
+        words += ["--sweep", sweep]
+    words += _shortened(arguments)
+    for option in ("processes", "restarts"):
+        if getattr(arguments, option):
+            words += [f"--{option}", str(getattr(arguments, option))]
+    return shlex.join(["robustprune", *words])
+
+
+def _words(paths: Sequence[Path], *, overrides: Sequence[str], out: str | Path | None) -> list[str]:
+    """What is typed to run recipes, but for how."""
+    words = ["run", *map(str, paths)]
+    words += ["--out", str(out)] if out is not None else []
+    for override in overrides:
+        words += ["--set", override]
+    return words
+
+
+def _shortened(arguments: Namespace) -> list[str]:
+    """What else a run that goes on must have been told."""
+    words = ["--max-steps", str(arguments.max_steps)] if arguments.max_steps else []
+    return [*words, "--fresh"] if arguments.fresh else words

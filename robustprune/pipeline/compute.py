@@ -66,8 +66,10 @@ class Compute:
             torch.set_num_threads(self._options.threads)
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = self._options.precision
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         self.accelerator = Accelerator(
-            cpu=self._options.device == "cpu",
+            # told nothing, accelerate leaves processes without a GPU alone, each with its own job
+            cpu=self._options.device == "cpu" or not (alone or torch.cuda.is_available()),
             mixed_precision="no" if precision == "fp32" else precision,
             dynamo_backend="no",
             kwargs_handlers=[

@@ -1,0 +1,123 @@
+"""Starting a command in several processes of this machine, and telling once how it ended.
+
+torch's elastic launcher starts them, watches them and starts them anew. Each process leaves a reply
+in a folder, and of all replies the one that came first and is no echo of another is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from robustprune.cli.replies import FOLDER, ProcessError, Reply
+from robustprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+_FATAL = ("SIGKILL: was the memory full?", "SIGSEGV", "SIGBUS")
+
+
+def processes(arguments: Namespace) -> int:
+    """How many processes are to be started; 1 if this one is to do the work.
+
+    Raises:
+        UsageError: this process is one of several already.
+    """
+    wanted: int = arguments.processes or 1
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted > 1 and world > 1:
+        raise UsageError(
+            f"--processes {wanted}: this is one of {world} processes that another launcher has "
+            "started. Leave it out, or start the command without that launcher."
+        )
+    if arguments.restarts and wanted == 1:
+        raise UsageError(
+            "--restarts is about the processes of --processes; torchrun has --max-restarts."
+        )
+    return wanted
+
+
+def launch(words: Sequence[str], *, processes: int, restarts: int = 0) -> None:
+    """Run a command of ours in several processes, and return when all have ended well.
+
+    Args:
+        words: what follows ``robustprune``.
+        processes: their number.
+        restarts: how often all are started anew because one has died.
+
+    Raises:
+        ProcessError: one has failed; the reply of the first that did.
+        KeyboardInterrupt: this process was told to stop, and has stopped them.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with TemporaryDirectory(prefix="robustprune-") as folder, _environment(folder, processes):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=str(Path(folder) / "logs")),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "robustprune", *words)
+        except ChildFailedError as error:
+            raise ProcessError(_cause(Path(folder), error.failures, processes)) from None
+        except SignalException:
+            reply = Reply.read(Path(folder), rank=0)
+            raise KeyboardInterrupt if reply is None else ProcessError(reply) from None
+
+
+@contextmanager
+def _environment(folder: str, processes: int) -> Iterator[None]:
+    """What the processes find, and a launcher that keeps its own messages to itself."""
+    before = dict(os.environ)
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ[FOLDER] = folder
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _cause(folder: Path, failures: Mapping[int, ProcessFailure], world: int) -> Reply:
+    """What the process says that failed first, or is said for it."""
+    by_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
+    replies = [_of(folder, rank, failure, world) for rank, failure in by_time]
+    return next((reply for reply in replies if not reply.echo), replies[0])
+
+
+def _of(folder: Path, rank: int, failure: ProcessFailure, world: int) -> Reply:
+    reply = Reply.read(folder, rank=rank)
+    if reply is not None:
+        return reply.of(rank)
+    code = failure.exitcode
+    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal(-code)}"
+    echo = code == -signal.SIGTERM  # the launcher ends the others so
+    return Reply(1, "RuntimeError", f"process {rank} of {world} {how}.", echo=echo)
+
+
+def _signal(number: int) -> str:
+    name = signal.Signals(number).name
+    return next((text for text in _FATAL if text.startswith(name)), name)
