@@ -153,7 +153,7 @@ class PhaseRun:
     def _step(self, batch: TrainingBatch, meter: Meter, bar: Bar) -> bool:
         """One optimizer step; whether some process has been asked to stop."""
         progress = self._progress(self.state.epoch, self.state.step)
-        taken = self.stepper.gradients(batch, progress, meter, stop=self._asked())
+        taken = self.stepper.gradients(batch, progress, meter, asked=self._asked)
         self._check(taken.loss)
         self.objective.after_backward()
         self.stepper.update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,7 +91,12 @@ class Stepper:
         self._stepper = self.optimizer if self._accelerator.scaler is None else stepper
 
     def gradients(
-        self, batch: TrainingBatch, progress: Progress, meter: Meter, *, stop: bool
+        self,
+        batch: TrainingBatch,
+        progress: Progress,
+        meter: Meter,
+        *,
+        asked: Callable[[], bool],
     ) -> Taken:
         """Compute the gradients of a batch's mean loss, whatever parts it is cut into.
 
@@ -99,7 +104,7 @@ class Stepper:
             batch: this process's rows, on the device.
             progress: where the phase is.
             meter: takes the loss in.
-            stop: whether this process has been asked to stop.
+            asked: tells whether this process has been asked to stop.
         """
         self._schedule(progress)
         parts = batch.rows.cut(self._parts(batch.rows))
@@ -116,7 +121,7 @@ class Stepper:
             value = float(loss.total.detach())
             total += share * value
             meter.add(value, loss, labels)
-        return self._agreed(total, stop)
+        return self._agreed(total, asked())
 
     def update(self) -> None:
         """Move what the phase moves."""
@@ -129,8 +134,9 @@ class Stepper:
             group["lr"] = rate * factor
 
     def _parts(self, rows: Rows) -> int:
-        """Never more than leave each process two images of each, which BatchNorm needs."""
-        return max(1, min(self._phase.accumulate, rows.total // (2 * rows.every)))
+        """Never more than leave each process an image of each; two, for a BatchNorm of its own."""
+        least = rows.every if self._synchronise else 2 * rows.every
+        return max(1, min(self._phase.accumulate, rows.total // least))
 
     def _synced(self, *, last: bool) -> AbstractContextManager[None]:
         """Exchange gradients between processes in a batch's last part only."""

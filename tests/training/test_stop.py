@@ -1,0 +1,110 @@
+"""A training that is asked to stop ends its step, and goes on from there to the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustprune import objectives
+from robustprune.errors import PeerError
+from robustprune.objectives import Loss, Objective
+from robustprune.objectives.free import Free
+from robustprune.stopping import stoppable
+from robustprune.training.agreement import check_same
+from robustprune.training.checkpoint import PhaseState
+from robustprune.types import Progress
+from tests.threads import each
+from tests.training import toys
+from tests.training.toys import BENIGN, EPOCHS, STEPS, prepared, same, state_file, trainer, weights
+
+
+def stopping(objective: Objective, at: int) -> Objective:
+    """The same objective; a signal arrives during its step ``at``."""
+
+    class Stopping(type(objective)):  # type: ignore[misc]
+        def __call__(
+            self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+        ) -> Loss:
+            if progress.step == at and torch.is_grad_enabled() and model.training:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(model, images, labels, progress)  # type: ignore[no-any-return]
+
+    return Stopping(**{k: v for k, v in dict(objective).items() if k != "name"})
+
+
+@pytest.mark.parametrize("at", [0, 2, STEPS - 1, STEPS, STEPS * EPOCHS - 1])
+@pytest.mark.parametrize("kind", toys.KINDS)
+def test_it_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, kind: str, at: int) -> None:
+    model, phase = prepared(kind)
+    history = trainer(toys.Noisy()).run(phase, model, state_file(tmp_path))
+    path = state_file(tmp_path, "stopped")
+    stopped, its_phase = prepared(kind)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        trainer(stopping(toys.Noisy(), at)).run(its_phase, stopped, path)
+    state = PhaseState.load(path)
+    assert state is not None
+    assert state.step == at + 1
+    resumed, its_phase = prepared(kind)
+    with toys.spied(type(its_phase.schedule), "__call__") as steps:
+        assert trainer(toys.Noisy()).run(its_phase, resumed, path) == history
+    assert len(steps) == STEPS * EPOCHS - at - 1
+    assert same(weights(resumed), weights(model))
+
+
+def test_steps_on_one_batch_are_not_torn_apart(tmp_path: Path) -> None:
+    free = objectives.create("free", eps=0.1, replays=2)
+    model, phase = prepared("pretrain")
+    history = trainer(free).run(phase, model, state_file(tmp_path))
+    path = state_file(tmp_path, "stopped")
+    stopped, its_phase = prepared("pretrain")
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        trainer(stopping(free, 4)).run(its_phase, stopped, path)
+    state = PhaseState.load(path)
+    assert state is not None
+    assert (state.step, state.batch) == (6, 3)
+    resumed, its_phase = prepared("pretrain")
+    assert trainer(free).run(its_phase, resumed, path) == history
+    assert same(weights(resumed), weights(model))
+
+
+def test_a_stop_during_validation_costs_nothing(tmp_path: Path) -> None:
+    class Stopped(type(BENIGN)):  # type: ignore[misc]
+        def validation_loss(self, *args: Any) -> Loss:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().validation_loss(*args)  # type: ignore[no-any-return]
+
+    path = state_file(tmp_path)
+    model, phase = prepared("pretrain", batch_size=14)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        trainer(Stopped()).run(phase, model, path)
+    state = PhaseState.load(path)
+    assert state is not None
+    assert (state.epoch, state.batch, len(state.history)) == (1, 0, 1)
+
+
+def test_the_noise_of_each_place_in_the_batch_is_put_together() -> None:
+    noise = torch.arange(5.0).view(5, 1, 1, 1)
+    merged = Free().merged([{"noise": noise[0::2]}, {"noise": noise[1::2]}])
+    assert torch.equal(merged["noise"], noise)
+    assert Free().merged([{}, {}]) == {}
+
+
+def test_processes_that_differ_are_told_by_the_main_one() -> None:
+    networks = [toys.network() for _ in range(3)]
+    networks[2][0].weight.data[0, 0, 0, 0] += 1e-7
+    when = "epoch 1 has ended: now"
+    told, *others = each(3, lambda shard: check_same(networks[shard.rank], shard, when=when))
+    assert isinstance(told, RuntimeError)
+    assert str(told).startswith("epoch 1 has ended: now, process 2 of 3 has another network")
+    assert all(isinstance(other, PeerError) for other in others)
+
+
+def test_processes_that_agree_go_on() -> None:
+    networks = [toys.network() for _ in range(3)]
+    assert each(3, lambda shard: check_same(networks[shard.rank], shard, when="")) == [None] * 3
