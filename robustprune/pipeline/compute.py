@@ -12,6 +12,7 @@ from torch import nn
 
 from robustprune.errors import UsageError
 from robustprune.recipe import ComputeOptions
+from robustprune.shard import Shard
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
@@ -27,6 +28,7 @@ class Compute:
         accelerator: accelerate's.
         device: where networks and batches go.
         memory_format: how images and weights are laid out.
+        shard: this process's place among those of the run.
     """
 
     accelerator: Accelerator
@@ -36,6 +38,7 @@ class Compute:
         self._options = options
         self._threads = torch.get_num_threads()
         self._settings = ExitStack()
+        self.shard = Shard()
         last = options.channels_last
         self.memory_format = torch.channels_last if last else torch.preserve_format
 
