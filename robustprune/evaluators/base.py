@@ -62,7 +62,7 @@ class Evaluator(Part):
         return None
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
-        """What becomes of each image of one batch.
+        """What becomes of each image of one batch, whatever other batches were judged before it.
 
         Args:
             model: a baked network in eval mode, on the images' device; no parameter wants a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustprune import __version__
 from robustprune.artifacts.metadata import canonical
 from robustprune.artifacts.sealed import digest, read_sealed, write_sealed
 from robustprune.errors import UsageError
 from robustprune.evaluators.omissions import Omission, Omissions
+from robustprune.pipeline.shared import code_digest, library_versions
 
 if TYPE_CHECKING:
     from robustprune.datasets.source import Source
@@ -68,11 +69,13 @@ class Subject:
         tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
         devices = sorted({tensor.device.type for tensor in tensors.values()})
         facts = {
-            **{name: getattr(self, name) for name in ("network", "seed")},
+            "network": self.network,
+            "seed": self.seed,
             "about": dict(self.about),
             "images": None if self.test is None else [len(self.test), self.test.digest()],
             "devices": devices,
-            "versions": {"robustprune": __version__, "torch": torch.__version__},
+            "libraries": {"torch": torch.__version__, **library_versions("torchattacks")},
+            "code": code_digest(),
         }
         return digest(tensors, facts)
 
@@ -94,8 +97,12 @@ class EvaluationProgress:
     @cached_property
     def key(self) -> str:
         """What a batch belongs to: equal only if it would be judged alike."""
-        facts = [self._subject.digest, self._evaluator.model_dump(mode="json")]
-        return hashlib.sha256(canonical({"facts": facts}).encode()).hexdigest()
+        facts = {
+            "subject": self._subject.digest,
+            "evaluator": self._evaluator.model_dump(mode="json"),
+            "code": _source(type(self._evaluator)),  # it may be the user's own
+        }
+        return hashlib.sha256(canonical(facts).encode()).hexdigest()
 
     def read(self) -> dict[int, JudgedBatch]:
         """The batches that have been judged, by number."""
@@ -140,6 +147,13 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
     with suppress(OSError):  # it was never made, or holds something else
         folder.rmdir()
+
+
+def _source(evaluator: type[Evaluator]) -> str:
+    try:
+        return inspect.getsource(inspect.getmodule(evaluator) or evaluator)
+    except (OSError, TypeError):  # typed into an interpreter
+        return ""
 
 
 def _unchecked(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,33 @@ def test_it_counts_for_its_own_evaluator_only(tmp_path: Path) -> None:
     progress(tmp_path).add([BATCH])
     for change in ({"eps": 0.5}, {"label": "era"}, {"batch_size": 9}, {"samples": 3}):
         assert progress(tmp_path, **change).read() == {}
+
+
+OWN = """
+from robustprune.evaluators import Evaluator
+
+class Own(Evaluator):
+    registered_name = "own"
+
+    def judge(self, model, images, labels, *, seed):
+        return {self.metric: labels == %d}
+"""
+
+
+def test_it_does_not_count_any_more_when_the_users_evaluator_is_rewritten(tmp_path: Path) -> None:
+    keys = []
+    for number in (0, 1, 0):
+        file = tmp_path / f"own_{len(keys)}.py"
+        file.write_text(OWN % number)
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, file.stem, module)
+            spec.loader.exec_module(module)
+            keys.append(EvaluationProgress(tmp_path, subject(), module.Own()).key)
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_another_version_of_torch_counts_for_nothing(
