@@ -23,9 +23,15 @@ from robustprune.errors import UsageError
 _DIGEST = "sha256"
 
 
-def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and metadata, whole or not at all."""
-    write_safetensors(path, tensors, _sealed(tensors, metadata))
+def write_sealed(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    *,
+    durable: bool = True,
+) -> None:
+    """Write tensors and metadata, whole or not at all; see `robustprune.files.replacing`."""
+    write_safetensors(path, tensors, _sealed(tensors, metadata), durable=durable)
 
 
 def read_sealed(

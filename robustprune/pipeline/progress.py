@@ -122,7 +122,9 @@ class EvaluationProgress:
             "omissions": [[*omission, count] for omission, count in batch.omissions.items()],
         }
         tensors = {f"entry {name}": values for name, values in batch.images.items()}
-        write_sealed(self._path(batch.number), {"labels": batch.labels, **tensors}, metadata)
+        tensors["labels"] = batch.labels
+        # Not durable: what a power cut damages has another digest, and is judged again.
+        write_sealed(self._path(batch.number), tensors, metadata, durable=False)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number}.safetensors"

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +63,24 @@ def joined(rank: int, world: int, meeting: Path) -> Shard:
     return Shard(rank, world, gather=gather, broadcast=lambda value: gather(value)[0])
 
 
-def work(rank: int, world: int, folder: Path) -> None:
-    shard = Shard() if world == 1 else joined(rank, world, folder / f"meeting-{world}")
-    (folder / f"{world}-{rank}.json").write_text(json.dumps(found(shard)))
+def processes(world: int, folder: Path, work: Callable[[Shard], int | None]) -> list[int]:
+    """Do some work in forks, and give their exit codes; they meet in ``folder``."""
+    children = [_fork(rank, world, folder, work) for rank in range(world)]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def fork(rank: int, world: int, folder: Path) -> int:
+def _fork(rank: int, world: int, folder: Path, work: Callable[[Shard], int | None]) -> int:
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        work(rank, world, folder)
-        code = 0
+        shard = Shard() if world == 1 else joined(rank, world, folder / f"meeting-{world}")
+        code = work(shard) or 0
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
@@ -85,10 +88,12 @@ def fork(rank: int, world: int, folder: Path) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     folder, worlds = Path(sys.argv[1]), [int(word) for word in sys.argv[2:]]
+
+    def work(shard: Shard) -> None:
+        (folder / f"{shard.world}-{shard.rank}.json").write_text(json.dumps(found(shard)))
+
     for world in worlds:
-        children = [fork(rank, world, folder) for rank in range(world)]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        assert not any(codes), codes
+        assert processes(world, folder, work) == [0] * world
     files = {world: [folder / f"{world}-{rank}.json" for rank in range(world)] for world in worlds}
     print(json.dumps({n: [json.loads(p.read_text()) for p in some] for n, some in files.items()}))
 
