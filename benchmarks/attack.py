@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from robustprune.artifacts.reading import read_model
 from robustprune.datasets import create as create_dataset
 from robustprune.evaluators import create
+from robustprune.types import Batch
 
 EPS, STEPS, RESTARTS, BATCH = 8 / 255, 50, 10, 250
 
@@ -43,7 +44,8 @@ def main() -> None:
         found: dict[str, float] = {}
 
         def ours(evaluator: Any = evaluator, found: dict[str, float] = found) -> None:
-            parts = evaluator.evaluate(model, iter(batches), seed=0, network="")
+            ordered = (Batch(number, *batch) for number, batch in enumerate(batches))
+            parts = evaluator.evaluate(model, ordered, seed=0, network="")
             found["ours"] = _accuracy([part[evaluator.metric] for part in parts])
 
         def theirs(name: str = name, found: dict[str, float] = found) -> None:

@@ -19,10 +19,14 @@ except ImportError:  # Windows has no such locks, and goes without
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes its place, fsynced, when the block ends.
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it takes its place when the block ends.
 
     If the block raises, ``path`` is as it was.
+
+    Args:
+        path: the file.
+        durable: fsync it, so that it is whole after a power cut, too. That takes milliseconds.
 
     Raises:
         OSError: it cannot be written, or is something else than a file, such as a device.
@@ -33,9 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

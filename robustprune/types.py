@@ -53,6 +53,20 @@ class Images(NamedTuple):
     labels: Tensor
 
 
+class Batch(NamedTuple):
+    """Test images to be judged, with the number that their random draws are named by.
+
+    Attributes:
+        number: of the batch among those of the test set, from 0.
+        images: ``(n, channels, height, width)``, float in [0, 1].
+        labels: ``(n,)``, int64.
+    """
+
+    number: int
+    images: Tensor
+    labels: Tensor
+
+
 class Interval(NamedTuple):
     """A confidence interval of a fraction, both ends in [0, 1]."""
 

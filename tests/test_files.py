@@ -82,3 +82,18 @@ def test_a_lock_keeps_others_out_until_it_is_closed(tmp_path: Path) -> None:
         lock(tmp_path / "new" / "lock", wait=False)
     held.close()
     lock(tmp_path / "new" / "lock", wait=True).close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_need_not_be_durable_is_whole_all_the_same_and_waits_for_no_disk(
+    durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    write_text(tmp_path / "x", "old")
+    synced.clear()
+    with replacing(tmp_path / "x", durable=durable) as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "x").read_text() == "old"
+    assert (tmp_path / "x").read_text() == "new"
+    assert len(synced) == (2 if durable else 0)

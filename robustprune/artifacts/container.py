@@ -32,15 +32,17 @@ def open_safetensors(path: Path) -> Any:
         ) from None
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: str) -> None:
-    """Write a file, whole or not at all, with our key of metadata."""
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: str, *, durable: bool = True
+) -> None:
+    """Write a file, whole or not at all, with our key of metadata; see `replacing`."""
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         tied = any(plain.data_ptr() == other.data_ptr() for other in own.values() if other.numel())
         own[name] = plain.clone() if tied else plain  # the format has no tensors that share memory
     content = save(own, {KEY: metadata})
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content)
 
 

@@ -62,6 +62,10 @@ images and with the same seeds, which gives the same numbers.
   robustprune evaluate runs/quickstart/<id>/hydra-0.01/model.safetensors
   robustprune evaluate model.safetensors --evaluator clean --evaluator pgd:eps=8/255,steps=20
   robustprune evaluate model.safetensors --images images.csv     what became of each image
+  robustprune evaluate model.safetensors --state attacking       keep finished batches there
+
+Stopped or killed, the same command with the same --state goes on after the last finished batch, to
+the same result; the folder is removed in the end.
 
 Exit 1 if an attack breaks an image that a certificate verified.
 """
@@ -74,6 +78,7 @@ image. What is certified is the smoothed network. Train it with noise of the sam
   robustprune certify model.safetensors --samples 200
   robustprune certify model.safetensors --sigma 0.5 --n 1e5 --images radii.csv
   robustprune certify model.safetensors --radius 0.5 --sequential
+  robustprune certify model.safetensors --n 1e5 --state certifying     killed, it goes on from there
 
 --sequential asks only whether an image is certified at --radius, and stops drawing for it as soon
 as that is settled, with the same alpha. `robustprune list evaluators smoothing` shows every option.
@@ -86,6 +91,7 @@ Verify a saved network: bounds on its logits prove that no image within eps (l-i
   robustprune verify model.safetensors --eps 2/255 --samples 200
   robustprune verify model.safetensors --bounds ibp,crown --images verdicts.parquet
   robustprune verify model.safetensors --seconds 600 --memory 4     falls back to cheap bounds
+  robustprune verify model.safetensors --state verifying            killed, it goes on from there
 
 Prints the clean, the verified and the PGD accuracy, and what the cheaper bounds verify alone: the
 exact robust accuracy is between verified and PGD. If PGD breaks a verified image, the certificates

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustprune.errors import SoundnessError, UsageError
-from robustprune.tracking import Console
+from robustprune.cli.launching import is_main, launch, processes
+from robustprune.cli.replies import ProcessError
+from robustprune.errors import InterruptedRun, SoundnessError, UsageError
+from robustprune.stopping import stoppable
+from robustprune.tracking import Console, Silent
 
 if TYPE_CHECKING:
     from robustprune.pipeline.evaluation import Judgement
+    from robustprune.pipeline.state import StateFolder
 
 Metadata = dict[str, Any]
 Documents = Callable[[Metadata], list[dict[str, Any]]]
@@ -25,18 +31,27 @@ def judge_saved(arguments: Namespace, documents: Documents) -> None:
     """Judge a network by some evaluators, print its numbers, and write what is asked for.
 
     Args:
-        arguments: model, arch, data, root, samples, seed, json, images.
+        arguments: model, arch, data, root, samples, seed, json, images, state, words.
         documents: what to judge by.
 
     Raises:
         UsageError: a file, a name or an option is at fault; nothing was computed.
         SoundnessError: an attack broke what a certificate verified; everything is written.
+        InterruptedRun: SIGINT or SIGTERM arrived, and what was judged is kept.
     """
+    with stoppable():
+        if (count := processes(arguments)) > 1:
+            _launch(arguments, count)
+        else:
+            _judge(arguments, documents)
+
+
+def _judge(arguments: Namespace, documents: Documents) -> None:
     from robustprune.cli.opening import open_model
     from robustprune.pipeline import soundness
     from robustprune.pipeline.evaluation import evaluate, parts_of
 
-    console = Console()
+    console = Console() if is_main() else Silent()
     saved = open_model(arguments)
     data, evaluators = parts_of(
         saved.metadata,
@@ -46,11 +61,50 @@ def judge_saved(arguments: Namespace, documents: Documents) -> None:
         samples=arguments.samples,
     )
     _check_outputs(arguments)
-    judgement = evaluate(saved, data, evaluators, seed=arguments.seed, console=console)
-    _show(console, arguments.model, judgement.metrics)
-    _write(arguments, judgement)
-    if judgement.alarms:
+    with _kept(arguments) as state:
+        judgement = evaluate(
+            saved, data, evaluators, seed=arguments.seed, console=console, state=state
+        )
+        if judgement.is_main:
+            _show(console, arguments.model, judgement.metrics)
+            _write(arguments, judgement)
+        if judgement.is_main and state is not None:
+            state.remove(evaluator.metric for evaluator in evaluators)
+    if judgement.alarms and is_main():
         raise SoundnessError(soundness.verdict({str(arguments.model): judgement.alarms}))
+
+
+@contextmanager
+def _kept(arguments: Namespace) -> Iterator[StateFolder | None]:
+    """Where batches are kept, if that is asked for; an interruption then says how to go on."""
+    from robustprune.pipeline.state import StateFolder
+
+    if arguments.state is None:
+        yield None
+        return
+    try:
+        with StateFolder(arguments.state) as state:
+            yield state
+    except KeyboardInterrupt:
+        raise InterruptedRun(_resume_line(arguments)) from None
+
+
+def _launch(arguments: Namespace, count: int) -> None:
+    """Let several processes judge, and say how to go on if they are stopped."""
+    try:
+        launch(
+            [*arguments.words, "--processes", "1"],
+            processes=count,
+            restarts=arguments.restarts or 0,
+        )
+    except ProcessError as error:
+        if error.reply.kind == InterruptedRun.__name__:
+            raise InterruptedRun(_resume_line(arguments)) from None
+        raise
+
+
+def _resume_line(arguments: Namespace) -> str:
+    return f"Resume with: {shlex.join(['robustprune', *arguments.words])}"
 
 
 def given(arguments: Namespace, *names: str) -> dict[str, Any]:

@@ -18,13 +18,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from robustprune.cli.replies import FOLDER, ProcessError, Reply
+from robustprune.cli.replies import FOLDER, ProcessError, Reply, launched
 from robustprune.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 _FATAL = ("SIGKILL: was the memory full?", "SIGSEGV", "SIGBUS")
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints: the first of several, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def processes(arguments: Namespace) -> int:
@@ -40,7 +45,7 @@ def processes(arguments: Namespace) -> int:
             f"--processes {wanted}: this is one of {world} processes that another launcher has "
             "started. Leave it out, or start the command without that launcher."
         )
-    if arguments.restarts and wanted == 1:
+    if arguments.restarts and wanted == 1 and not launched():
         raise UsageError(
             "--restarts is about the processes of --processes; torchrun has --max-restarts."
         )
@@ -102,8 +107,8 @@ def _environment(folder: str, processes: int) -> Iterator[None]:
 
 
 def _cause(folder: Path, failures: Mapping[int, ProcessFailure], world: int) -> Reply:
-    """What the process says that failed first, or is said for it."""
-    by_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
+    """What the main process says of a fault that it has, too, or the one that failed first."""
+    by_time = sorted(failures.items(), key=lambda item: (item[0] > 0, item[1].timestamp))
     replies = [_of(folder, rank, failure, world) for rank, failure in by_time]
     return next((reply for reply in replies if not reply.echo), replies[0])
 

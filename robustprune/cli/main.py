@@ -58,7 +58,7 @@ def _reply(error: BaseException) -> Reply:
     if isinstance(error, SoundnessError):
         return Reply(FAULT, kind, f"error: {error}")
     if isinstance(error, InterruptedRun):
-        text = f"interrupted; finished epochs and evaluations are kept.\n{error}"
+        text = f"interrupted; what was finished is kept.\n{error}"
         return Reply(INTERRUPTED, kind, text, echo=True)
     if isinstance(error, KeyboardInterrupt):
         return Reply(INTERRUPTED, kind, "interrupted.", echo=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,21 @@ _FORMAT = argparse.RawDescriptionHelpFormatter
 _MODEL = "a model file of a run or an export, a plain state dict, or a timm name"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Notes what was typed as ``words``, for the line that goes on after an interruption."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
+        """As the library's, and ``words`` in what it gives."""
+        arguments = super().parse_args(args, namespace)
+        arguments.words = list(sys.argv[1:] if args is None else args)
+        return arguments
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser("robustprune", description=help.OVERVIEW, formatter_class=_FORMAT)
+    top = _Parser("robustprune", description=help.OVERVIEW, formatter_class=_FORMAT)
     top.add_argument("--version", action="version", version=f"robustprune {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -201,6 +214,7 @@ def _processes(command: argparse.ArgumentParser) -> None:
 
 def _saved(command: argparse.ArgumentParser) -> None:
     """What every command has that judges a saved network."""
+    _processes(command)
     command.add_argument("model", type=Path, help=_MODEL)
     _foreign(command)
     command.add_argument(
@@ -214,6 +228,12 @@ def _saved(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="write what became of each image there, as .csv or .parquet",
+    )
+    command.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="keep finished batches there; the same command goes on where it was stopped",
     )
 
 

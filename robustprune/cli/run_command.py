@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustprune.cli.launching import launch, processes
+from robustprune.cli.launching import is_main, launch, processes
 from robustprune.cli.replies import ProcessError, Reply, launched
 from robustprune.cli.variants import Variant, variants
 from robustprune.errors import DivergedError, InterruptedRun, SoundnessError, UsageError
@@ -37,8 +37,7 @@ def command(arguments: Namespace) -> None:
             f"{len(chosen)} runs are asked for in processes that a launcher has started, which end "
             "with the first one. Start each by itself, or use --processes."
         )
-    main = os.environ.get("RANK", "0") == "0"
-    console = Console(quiet=arguments.quiet) if main else Silent()
+    console = Console(quiet=arguments.quiet) if is_main() else Silent()
     with stoppable():
         if len(chosen) == 1:
             _run(chosen[0], arguments, console, resume=arguments.resume)

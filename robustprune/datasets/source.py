@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -113,15 +113,23 @@ class Source(ABC):
         batches = zip(self._stream(keys[start:]), rows[start:], strict=True)
         return (TrainingBatch(*images, rows) for images, rows in batches)
 
-    def ordered(self, batch_size: int, *, limit: int | None = None) -> Iterator[Images]:
+    def ordered(
+        self, batch_size: int, *, limit: int | None = None, numbers: Iterable[int] | None = None
+    ) -> Iterator[Images]:
         """The first ``limit`` images (all by default) in file order, not augmented.
 
+        Args:
+            batch_size: images a batch.
+            limit: the number of images.
+            numbers: which batches to read, from 0; all of them by default.
+
         Returns:
-            Batches as `batches` gives them; the last may be partial.
+            Batches as `batches` gives them; the last of all may be partial.
         """
         count = len(self) if limit is None else min(limit, len(self))
         chunks = torch.split(torch.arange(count), batch_size) if count else ()
-        return self._stream([(chunk, None) for chunk in chunks])
+        wanted = range(len(chunks)) if numbers is None else numbers
+        return self._stream([(chunks[number], None) for number in wanted])
 
     def plan(self, batch_size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
         """The indices of each global batch of an epoch."""

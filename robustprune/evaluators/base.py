@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from robustprune.evaluators import accuracy
+from robustprune.evaluators.omissions import Omissions
 from robustprune.modes import eval_mode
 from robustprune.parts import Part
 from robustprune.seeding import fork
-from robustprune.types import Threat
+from robustprune.types import Batch, Threat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     PerImage = dict[str, Tensor]
-    Batches = Iterable[tuple[Tensor, Tensor]]
+    Batches = Iterable[Batch]
 
 
 class Evaluator(Part):
@@ -61,7 +62,7 @@ class Evaluator(Part):
         return None
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
-        """What becomes of each image of one batch.
+        """What becomes of each image of one batch, whatever other batches were judged before it.
 
         Args:
             model: a baked network in eval mode, on the images' device; no parameter wants a
@@ -93,10 +94,17 @@ class Evaluator(Part):
         """
         return accuracy.summarise(images)
 
+    def omissions(self) -> Omissions:
+        """What was left out of the batch that was judged last; asked for once after each."""
+        return Omissions()
+
     def evaluate(
         self, model: nn.Module, batches: Batches, *, seed: int, network: str
     ) -> Iterator[PerImage]:
         """`judge` each batch in a random state of its own, and yield what it gave, on the CPU.
+
+        That state follows from the batch's number: a batch is judged alike whatever others are
+        judged before it, or by other processes.
 
         The network is in eval mode and wants no gradients meanwhile, so that an attack's backward
         pass neither fills them nor pays for them; each module and parameter is restored.
@@ -104,7 +112,7 @@ class Evaluator(Part):
         import torch
 
         with eval_mode(model), _frozen(model):
-            for number, (images, labels) in enumerate(batches):
+            for number, images, labels in batches:
                 with fork(seed, network, self.metric, number) as derived, torch.enable_grad():
                     results = self.judge(model, images, labels, seed=derived % 2**31)
                 yield {name: values.detach().cpu() for name, values in results.items()}

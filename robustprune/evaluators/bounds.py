@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -10,6 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from robustprune.evaluators import register
 from robustprune.evaluators.base import Evaluator
+from robustprune.evaluators.omissions import Omissions
 from robustprune.types import Threat
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Bounded(Evaluator):
     are misclassified are not bounded. Results depend on the batch size by rounding only, except
     that ``alpha_crown`` may stop a batch early in which nothing gets better any more. Where the
     memory is too small, batches are halved; an image that does not fit alone stays undecided, and
-    a warning says how many do.
+    is among the `omissions`.
     """
 
     eps: float = Field(2 / 255, gt=0)
@@ -51,17 +51,16 @@ class Bounded(Evaluator):
         self, model: nn.Module, batches: Batches, *, seed: int, network: str
     ) -> Iterator[PerImage]:
         """As the base's; limits and the library's graph of the network last as long as this."""
-        self._cascade = cascade = self.begin()
+        self._cascade = self.begin()
         try:
             yield from super().evaluate(model, batches, seed=seed, network=network)
         finally:
             self._cascade = None
-        if omissions := cascade.omissions():
-            warnings.warn(
-                f"evaluator '{self.metric}' left bounds out on network '{network}', so that images "
-                f"may be undecided that it could verify: {omissions}.",
-                stacklevel=2,
-            )
+
+    def omissions(self) -> Omissions:
+        """Bounds that were left out, in the evaluation that is under way."""
+        cascade: Cascade | None = self._cascade
+        return Omissions() if cascade is None else cascade.omissions()
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Whether each image is verified. Nothing is drawn, so ``seed`` is not used.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from robustprune.errors import UsageError
 from robustprune.evaluators.attacks import correct
 from robustprune.evaluators.bounds import METHODS
 from robustprune.evaluators.memory import bytes_an_image
+from robustprune.evaluators.omissions import Omission, Omissions
 
 if TYPE_CHECKING:
     from robustprune.evaluators.bounds import Method
@@ -55,7 +55,7 @@ class Cascade:
         self._network: weakref.ref[nn.Module] | None = None
         self._sizes: dict[Method, int] = {}  # images at once, where it is not all of them
         self._useless: dict[Method, str] = {}  # bounds that the network cannot have, and why
-        self._left_out: Counter[tuple[Method, str]] = Counter()
+        self._left_out = Omissions()
 
     @torch.no_grad()
     def settle(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -81,12 +81,10 @@ class Cascade:
                 left = self._advance(method, model, images, labels, by=by, left=left)
         return by
 
-    def omissions(self) -> str:
-        """Which bounds were left out, for how many images, and why; empty if none was."""
-        return "; ".join(
-            f"'{method}' for {n} image{'s' * (n > 1)} ({why})"
-            for (method, why), n in self._left_out.items()
-        )
+    def omissions(self) -> Omissions:
+        """Which bounds were left out since this was asked last."""
+        omissions, self._left_out = self._left_out, Omissions()
+        return omissions
 
     def _advance(
         self,
@@ -144,7 +142,7 @@ class Cascade:
 
     def _leave_out(self, method: Method, why: str, *, by: Tensor, left: Tensor) -> None:
         by[left] = LEFT_OUT
-        self._left_out[method, why] += len(left)
+        self._left_out[Omission(method, why)] += len(left)
 
     def _graph(self, model: nn.Module, images: Tensor) -> Bounds:
         """The network's bounds, built when they are first needed."""

@@ -32,7 +32,8 @@ class Verified(Bounded):
     """Gradient steps of ``alpha_crown``."""
     seconds: float | None = Field(None, gt=0)
     """Limit of time for a network. The first bound is tried on every image; the dearer ones no
-    more after so many seconds. With a limit, results depend on the machine and on its load."""
+    more after so many seconds. With a limit, results depend on the machine and on its load, on the
+    number of processes, and on whether the evaluation was resumed: it has the seconds anew."""
     memory: float = Field(4.0, gt=0)
     """Limit of memory for a bound, in GiB, by a rough estimate: so many images are bounded at once.
     A dearer bound than the first that takes more for a single image is left out."""

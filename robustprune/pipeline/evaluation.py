@@ -15,12 +15,14 @@ from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.images import ImageTable, check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import check_takes
+from robustprune.pipeline.progress import Subject
 from robustprune.recipe import ComputeOptions
 
 if TYPE_CHECKING:
     from robustprune.artifacts.saved import SavedModel
     from robustprune.datasets import Splits
     from robustprune.evaluators import Evaluator
+    from robustprune.pipeline.state import StateFolder
     from robustprune.tracking import Console
 
 
@@ -31,11 +33,13 @@ class Judgement(NamedTuple):
         metrics: as an entry of ``results.json`` has them.
         images: what became of each image.
         alarms: certificates that an attack refuted; see `robustprune.pipeline.soundness`.
+        is_main: whether this process is the one that writes and prints.
     """
 
     metrics: dict[str, Any]
     images: ImageTable
     alarms: list[soundness.Alarm]
+    is_main: bool = True
 
 
 def parts_of(
@@ -82,6 +86,7 @@ def evaluate(
     *,
     seed: int | None,
     console: Console,
+    state: StateFolder | None = None,
 ) -> Judgement:
     """What each evaluator says; the same as in the run if nothing differs from it.
 
@@ -93,9 +98,12 @@ def evaluate(
         evaluators: what to judge by.
         seed: the one of the network's recipe if None.
         console: shows bars, and is told of alarms.
+        state: where finished batches are kept, so that an evaluation that was killed goes on; it
+            is opened, and left to the caller to be removed.
 
     Raises:
-        UsageError: the dataset's files are missing, or the network does not take its images.
+        UsageError: the dataset's files are missing, the network does not take its images, or the
+            state cannot be written.
     """
     seed = int(saved.metadata.get("seed", 0)) if seed is None else seed
     try:
@@ -108,23 +116,27 @@ def evaluate(
     images = ImageTable()
     layout = ComputeOptions(channels_last=bool(saved.metadata.get("channels_last")))
     with Compute(layout) as compute:
+        shard = compute.shard
+        if state is not None:
+            shard.lead(state.open)
         model = compute.placed(saved.model)
+        about = {"architecture": saved.metadata["model"], "channels_last": layout.channels_last}
+        subject = Subject(model, splits.test, network=network, seed=seed, about=about)
         for evaluator in evaluators:
             verdict = judge(
                 evaluator,
-                model,
-                splits.test,
-                network=network,
-                seed=seed,
+                subject,
                 device=compute.device,
                 console=console,
+                shard=shard,
+                progress=None if state is None else state.judged(evaluator.metric),
             )
             metrics |= verdict.metrics
             images.add(evaluator.metric, verdict.labels, verdict.images)
     found = soundness.alarms(evaluators, images)
-    if found:
+    if found and shard.is_main:
         console.error(soundness.describe(network, found))
-    return Judgement(metrics, images, found)
+    return Judgement(metrics, images, found, shard.is_main)
 
 
 def _create(name: str, document: dict[str, Any]) -> Part:

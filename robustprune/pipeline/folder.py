@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -117,6 +118,10 @@ class RunFolder:
         """What evaluators have found so far."""
         return self.path / "state" / "evaluations.json"
 
+    def judged(self, network: str, metric: str) -> Path:
+        """The batches that an evaluator has judged, until it has judged all of them."""
+        return self.path / "state" / "evaluations" / f"{network}.{metric}"
+
     @property
     def origin(self) -> dict[str, Any]:
         """Where the weights come from that the run started from, as it was when it began."""
@@ -134,9 +139,10 @@ class RunFolder:
         return (self.path / "state" / "finished").exists()
 
     def finish(self) -> None:
-        """Note that the run is complete, and drop the states of its phases."""
+        """Note that the run is complete, and drop the states of its phases and evaluations."""
         for path in (self.path / "state").glob("*.pt"):
             path.unlink()
+        shutil.rmtree(self.path / "state" / "evaluations", ignore_errors=True)
         write_text(self.path / "state" / "finished", "")
 
     def _begin(

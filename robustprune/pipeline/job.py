@@ -24,6 +24,7 @@ from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import shape
 from robustprune.pipeline.phases import phase_data, pretraining, pruning
+from robustprune.pipeline.progress import Subject
 from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.relay import read_saved
 from robustprune.pipeline.results import RunResult
@@ -291,17 +292,17 @@ class Job:
         entry = self._entry | facts
         evaluators: list[Evaluator] = self.recipe.evaluate  # type: ignore[assignment]
         verdicts = Verdicts(self.folder, name, self.evaluations, shard=self.shard)
+        subject = Subject(model, self.data.test, network=name, seed=self.recipe.seed)
         self.networks.append(entry)
         for evaluator in evaluators:
             if evaluator not in verdicts:
                 verdict = judge(
                     evaluator,
-                    model,
-                    self.data.test,
-                    network=name,
-                    seed=self.recipe.seed,
+                    subject,
                     device=self.compute.device,
                     console=self.console,
+                    shard=self.compute.shard,
+                    progress=self.folder.judged(name, evaluator.metric),
                 )
                 verdicts.add(evaluator, verdict)
             entry["metrics"] |= verdicts.metrics(evaluator)

@@ -116,15 +116,15 @@ def determinants(
         "imports": {name: _checksum(path) for name, path in recipe.files.items()}
         | {name: None for name in recipe.imports if name not in recipe.files},
         "environment": {k: v for k, v in environment.items() if k != "cores"},
-        "libraries": _versions(),
-        "code": _code(),
+        "libraries": library_versions(),
+        "code": code_digest(),
         "max_steps": max_steps,
     }
 
 
 @cache
-def _code() -> str:
-    """Our own code, whose version says too little while it is worked on."""
+def code_digest() -> str:
+    """Of our own code, whose version says too little while it is worked on; 16 hex digits."""
     folder = Path(robustprune.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -132,10 +132,10 @@ def _code() -> str:
     return digest.hexdigest()[:16]
 
 
-def _versions() -> dict[str, str]:
-    """Libraries that training may call, besides those that results.json names."""
+def library_versions(*others: str) -> dict[str, str]:
+    """Of libraries that results.json does not name, and of ``others``."""
     found = {}
-    for name in ("auto-LiRPA", "robustprune"):
+    for name in ("auto-LiRPA", "robustprune", *others):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from robustprune.files import write_json
 from robustprune.pipeline.folder import RunFolder
 from robustprune.pipeline.images import ImageTable
+from robustprune.pipeline.progress import clear
 
 if TYPE_CHECKING:
     from robustprune.evaluators import Evaluator
@@ -43,16 +44,17 @@ class Verdicts:
         return evaluator.metric in self._done and evaluator.metric in self.images.evaluators
 
     def add(self, evaluator: Evaluator, verdict: Verdict) -> None:
-        """Take in a verdict, and write it."""
+        """Take in a verdict, and write it; the batches that it is made of are not needed more."""
         self.images.add(evaluator.metric, verdict.labels, verdict.images)
         self._done[evaluator.metric] = verdict.metrics
-        self._shard.lead(self._write)
+        self._shard.lead(lambda: self._write(evaluator.metric))
 
     def metrics(self, evaluator: Evaluator) -> dict[str, Any]:
         """The evaluator's numbers for ``results.json``."""
         metrics: dict[str, Any] = self._done[evaluator.metric]
         return metrics
 
-    def _write(self) -> None:
+    def _write(self, metric: str) -> None:
         self.images.write(self._folder.images(self._network))
         write_json(self._folder.evaluations, self._evaluations)
+        clear(self._folder.judged(self._network, metric))

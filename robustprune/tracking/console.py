@@ -33,14 +33,22 @@ class Bar:
         total: steps in all.
         unit: what a step is called.
         live: the moving bar of a terminal; None in a log file.
+        before: steps that were done before this piece of work began, and tell nothing of its speed.
     """
 
     def __init__(
-        self, console: Console, title: str, total: int, *, unit: str, live: Progress | None
+        self,
+        console: Console,
+        title: str,
+        total: int,
+        *,
+        unit: str,
+        live: Progress | None,
+        before: int = 0,
     ) -> None:
         self._console, self._unit, self._live = console, unit, live
         self.title = title
-        self._total, self._done = total, 0
+        self._total, self._done, self._before = total, before, before
         self._fields: dict[str, Any] = {}
         self._dropped = 0  # how much of the moving line found no room
         self._began = self._said = time.monotonic()
@@ -89,14 +97,15 @@ class Bar:
 
     def _pieces(self, drawing: str = "") -> dict[str, str]:
         elapsed = time.monotonic() - self._began
-        rest = elapsed / max(self._done, 1) * (self._total - self._done)
+        done = self._done - self._before
+        rest = elapsed / max(done, 1) * (self._total - self._done)
         return {
             "title": self.title,
             "drawing": drawing,
             "done": f"{self._done}/{self._total}",
             "elapsed": _clock(elapsed),
-            "speed": f"{self._done / max(elapsed, 1e-9):.3g} {self._unit}/s",
-            "left": f"{_clock(rest)} left" if self._done else "",
+            "speed": f"{done / max(elapsed, 1e-9):.3g} {self._unit}/s",
+            "left": f"{_clock(rest)} left" if done else "",
             "fields": "  ".join(map(_field, self._fields.items())),
         }
 
@@ -168,7 +177,13 @@ class Console:
 
     @contextmanager
     def progress(
-        self, title: str, total: int, *, unit: str = "step", brief: bool = False
+        self,
+        title: str,
+        total: int,
+        *,
+        unit: str = "step",
+        brief: bool = False,
+        before: int = 0,
     ) -> Iterator[Bar]:
         """Show a bar while the block runs; one line of it stays.
 
@@ -180,10 +195,11 @@ class Console:
             total: steps in all.
             unit: what a step is called.
             brief: no line stays: what the bar shows is told elsewhere, too.
+            before: steps that an earlier process has done.
         """
         moving = not self._quiet and not self._busy and self._out.is_terminal
         live = _live(self._out) if moving and not self._out.is_dumb_terminal else None
-        bar = Bar(self, title, total, unit=unit, live=live)
+        bar = Bar(self, title, total, unit=unit, live=live, before=before)
         self._busy = self._busy or live is not None
         try:
             with live or nullcontext():

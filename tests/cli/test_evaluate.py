@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from robustprune import evaluators
 from robustprune.cli.evaluate_command import evaluator_document
+from robustprune.cli.main import INTERRUPTED, OK
 from robustprune.errors import UsageError
+from robustprune.evaluators import base
 from robustprune.pipeline import RunResult
+from robustprune.seeding import fork
 
 from .conftest import Command
 
@@ -49,6 +56,77 @@ def test_an_evaluator_is_written_in_one_word() -> None:
     }
     with pytest.raises(UsageError, match="'eps' has no ="):
         evaluator_document("pgd:eps")
+
+
+ATTACK = ["--evaluator", "clean:batch_size=40", "--evaluator", "pgd:eps=0.1,steps=2,batch_size=20"]
+
+
+class Stop:
+    """Arranges for a signal while a batch is judged, and counts batches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.judged: list[tuple[str, int]] = []
+        self.at: tuple[str, int] | None = None
+        self.signal = signal.SIGTERM
+
+        def watched(seed: int, network: str, metric: str, number: int) -> Any:
+            self.judged.append((metric, number))
+            if self.at == (metric, number):
+                self.at = None
+                os.kill(os.getpid(), self.signal)
+            return fork(seed, network, metric, number)
+
+        monkeypatch.setattr(base, "fork", watched)
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
+    return Stop(monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stop_is_answered_with_the_line_that_goes_on(
+    name: str, command: Command, here: Path, small: RunResult, stop: Stop
+) -> None:
+    path = small.folder / "dense" / "model.safetensors"
+    words = ["evaluate", path, *ATTACK, "--samples", "70", "--json"]
+    assert command(*words, "whole.json").code == OK
+    whole = list(stop.judged)
+    assert len(whole) == 2 + 4
+    stop.judged.clear()
+    stop.at, stop.signal = ("pgd", 2), getattr(signal, name)
+    said = command(*words, "resumed.json", "--state", "my state")
+    assert said.code == INTERRUPTED
+    assert "Traceback" not in said.err
+    assert not (here / "resumed.json").exists()
+    line = said.err.splitlines()[-1].removeprefix("Resume with: ")
+    again = command(*shlex.split(line)[1:])
+    assert (again.code, again.err) == (OK, "")
+    assert stop.judged == [*whole[:5], *whole[4:]]
+    assert (here / "resumed.json").read_bytes() == (here / "whole.json").read_bytes()
+    assert sorted(path.name for path in here.iterdir()) == ["resumed.json", "whole.json"]
+
+
+def test_without_a_state_nothing_is_left_of_what_was_stopped(
+    command: Command, here: Path, small: RunResult, stop: Stop
+) -> None:
+    stop.at = ("pgd", 1)
+    path = small.folder / "dense" / "model.safetensors"
+    said = command("evaluate", path, *ATTACK, "--samples", "40", "--json", "a.json")
+    assert (said.code, said.err) == (INTERRUPTED, "interrupted.\n")
+    assert list(here.iterdir()) == []
+
+
+def test_a_state_of_something_else_is_not_taken_over(
+    command: Command, here: Path, small: RunResult, stop: Stop
+) -> None:
+    dense, pruned = (small.folder / name / "model.safetensors" for name in ("dense", "hydra-0.1"))
+    stop.at = ("pgd", 1)
+    words = [*ATTACK, "--samples", "40", "--state", "state"]
+    assert command("evaluate", dense, *words).code == INTERRUPTED
+    stop.judged.clear()
+    assert command("evaluate", pruned, *words).code == OK
+    assert stop.judged == [("clean", 0), ("pgd", 0), ("pgd", 1)]
 
 
 OWN = '''

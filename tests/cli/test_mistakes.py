@@ -339,6 +339,8 @@ def test_a_model_file_whose_mask_does_not_fit(
         (["--images", "."], ("the ending '' says no format", ".csv or .parquet")),
         (["--images", "images.txt"], ("ending '.txt'", ".csv or .parquet")),
         (["--images", "folder.csv"], ("cannot write folder.csv: it is a folder",)),
+        (["--state", "file"], ("--state file: cannot be written (Not a directory)",)),
+        (["--state", "file/below"], ("--state file/below: cannot be written", "another folder")),
     ],
 )
 def test_evaluating_in_a_way_that_cannot_be(

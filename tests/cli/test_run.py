@@ -82,7 +82,7 @@ def test_a_stop_is_answered_with_the_line_that_resumes(
     said = command("run", recipe, "--out", "a run", "--set", "seed=0", "--quiet")
     assert said.code == INTERRUPTED
     assert said.out == ""
-    assert said.err.startswith("interrupted; finished epochs and evaluations are kept.")
+    assert said.err.startswith("interrupted; what was finished is kept.")
     assert {path.name for path in (here / "a run" / "state").glob("*.pt")} == {
         "dense.pretrain.pt",
         "hydra-0.1.prune.pt",

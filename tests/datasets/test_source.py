@@ -41,6 +41,21 @@ def test_ordered_gives_the_first_images_in_file_order():
     assert list(numbered(10).ordered(4, limit=0)) == []
 
 
+def test_only_the_batches_that_are_asked_for_are_read(monkeypatch):
+    source, read = numbered(10), []
+    original = TensorSource.read
+
+    def reading(self, indices, draws):
+        read.extend(indices.tolist())
+        return original(self, indices, draws)
+
+    monkeypatch.setattr(TensorSource, "read", reading)
+    labels = [b.labels.tolist() for b in source.ordered(4, limit=9, numbers=[2, 0])]
+    assert labels == [[8], [0, 1, 2, 3]]
+    assert read == [8, 0, 1, 2, 3]
+    assert list(source.ordered(4, numbers=[])) == []
+
+
 def test_ordered_images_are_not_augmented():
     source = numbered(20, start=1, augment=CropFlip(padding=2))
     assert all(b.images.min() > 0 for b in source.ordered(20))

@@ -10,7 +10,7 @@ from robustprune.adapters import bounds as adapter
 from robustprune.errors import UsageError
 from robustprune.evaluators import create
 from robustprune.evaluators.bounds import METHODS
-from robustprune.types import Threat
+from robustprune.types import Batch, Threat
 
 from .scripted import EASY, NEVER, Constant, images, play
 from .toys import evaluated, linear, pooled, relu, spread
@@ -129,7 +129,9 @@ def test_another_network_is_never_bounded_by_the_graph_at_hand():
     pixels, labels = spread(one)
     evaluator = create("crown", eps=0.02)
     expected = create("crown", eps=0.02).judge(other, *spread(other), seed=0)["crown"]
-    running = evaluator.evaluate(one, [(pixels, labels)] * 2, seed=0, network="dense")
+    running = evaluator.evaluate(
+        one, [Batch(n, pixels, labels) for n in range(2)], seed=0, network="dense"
+    )
     first = next(running)["crown"]
     assert torch.equal(evaluator.judge(other, *spread(other), seed=0)["crown"], expected)
     assert torch.equal(next(running)["crown"], first)
@@ -140,9 +142,9 @@ def test_images_of_another_shape_need_another_graph():
     layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(4, 3)).eval()
     batches = []
-    for side in (5, 6, 5):
+    for number, side in enumerate((5, 6, 5)):
         pixels = torch.rand(4, 1, side, side)
-        batches.append((pixels, model(pixels).argmax(1)))
+        batches.append(Batch(number, pixels, model(pixels).argmax(1)))
     evaluator = create("crown", eps=1e-4)
     found = list(evaluator.evaluate(model, batches, seed=0, network="dense"))
     assert all(part["crown"].all() for part in found)
@@ -162,7 +164,9 @@ def test_weights_may_change_between_batches():
     model = relu(1)
     pixels, labels = spread(model, 20)
     evaluator = create("crown", eps=0.02)
-    running = evaluator.evaluate(model, [(pixels, labels)] * 2, seed=0, network="dense")
+    running = evaluator.evaluate(
+        model, [Batch(n, pixels, labels) for n in range(2)], seed=0, network="dense"
+    )
     before = next(running)["crown"]
     with torch.no_grad():
         model[0].weight *= 0.1

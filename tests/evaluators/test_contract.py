@@ -9,7 +9,7 @@ from torch import nn
 from robustprune.evaluators import create, names
 from robustprune.evaluators.accuracy import interval
 
-from .toys import batch
+from .toys import batch, numbered
 
 OPTIONS = {
     "alpha_crown": {"eps": 0.016, "iterations": 3},
@@ -39,7 +39,7 @@ def network():
 def data(sizes=(7, 2)):
     model = network().eval()
     images, labels = batch(model, sum(sizes), wrong=2)
-    return list(zip(images.split(sizes), labels.split(sizes), strict=True))
+    return numbered(images, labels, sizes)
 
 
 def evaluate(name, model, *, seed=0, network="dense"):

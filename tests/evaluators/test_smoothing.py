@@ -6,7 +6,7 @@ from robustprune.adapters.smoothing import ABSTAIN, Smoothed
 from robustprune.errors import UsageError
 from robustprune.evaluators import create
 
-from .toys import batch, linear
+from .toys import batch, linear, numbered
 
 FEW = {"sigma": 0.1, "n0": 50, "n": 400, "alpha": 0.01}
 
@@ -14,7 +14,7 @@ FEW = {"sigma": 0.1, "n0": 50, "n": 400, "alpha": 0.01}
 def judged(evaluator, sizes, seed=0, network="dense", model=None):
     model = model or linear(3)
     images, labels = batch(model, sum(sizes), wrong=3)
-    batches = zip(images.split(sizes), labels.split(sizes), strict=True)
+    batches = numbered(images, labels, sizes)
     parts = list(evaluator.evaluate(model, batches, seed=seed, network=network))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from robustprune.datasets.source import TensorSource
 from robustprune.evaluators import Evaluator
+from robustprune.pipeline.judge import judge
+from robustprune.pipeline.progress import Subject
+from robustprune.tracking import Console
+from robustprune.types import Batch
 
 
 def linear(classes: int, shape: tuple[int, int, int] = (1, 5, 5), seed: int = 0) -> nn.Sequential:
@@ -24,6 +29,12 @@ def batch(
     labels = logits.argmax(1)
     labels[:wrong] = (labels[:wrong] + 1) % logits.shape[1]
     return images, labels
+
+
+def numbered(images: Tensor, labels: Tensor, sizes: int | tuple[int, ...]) -> list[Batch]:
+    """The images in batches of these sizes."""
+    pairs = zip(images.split(sizes), labels.split(sizes), strict=True)
+    return [Batch(number, *pair) for number, pair in enumerate(pairs)]
 
 
 def margins(model: nn.Sequential, images: Tensor, labels: Tensor, norm: str) -> Tensor:
@@ -100,6 +111,9 @@ def evaluated(
     network: str = "dense",
 ) -> dict[str, Tensor]:
     """What an evaluator says of all images, judged ``sizes`` at a time."""
-    batches = zip(pixels.split(sizes), labels.split(sizes), strict=True)
-    parts = list(evaluator.evaluate(model, batches, seed=0, network=network))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return judge(
+        evaluator.model_copy(update={"batch_size": sizes}),
+        Subject(model, TensorSource(pixels, labels), network=network, seed=0),
+        device=torch.device("cpu"),
+        console=Console(quiet=True),
+    ).images

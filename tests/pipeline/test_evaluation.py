@@ -11,10 +11,12 @@ import torch
 from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import SavedModel
 from robustprune.errors import UsageError
+from robustprune.evaluators import Evaluator
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.evaluation import evaluate, parts_of
 from robustprune.pipeline.images import ImageTable
 from robustprune.pipeline.judge import Verdict
+from robustprune.pipeline.progress import Subject
 from robustprune.tracking import Console
 
 from . import tiny
@@ -60,11 +62,11 @@ def test_the_seed_is_the_recipes_unless_another_is_given(
 ) -> None:
     seeds: list[int] = []
 
-    def judge(*args: Any, seed: int, network: str, **options: Any) -> Verdict:
-        assert network == "hydra-0.1"
-        seeds.append(seed)
+    def judge(evaluator: Evaluator, subject: Subject, **options: Any) -> Verdict:
+        assert subject.network == "hydra-0.1"
+        seeds.append(subject.seed)
         right = torch.ones(1, dtype=torch.bool)
-        return Verdict({}, torch.zeros(1, dtype=torch.int64), {args[0].metric: right})
+        return Verdict({}, torch.zeros(1, dtype=torch.int64), {evaluator.metric: right})
 
     monkeypatch.setattr("robustprune.pipeline.evaluation.judge", judge)
     saved.metadata["seed"] = 3

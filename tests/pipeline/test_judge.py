@@ -12,6 +12,7 @@ from robustprune.datasets.source import TensorSource
 from robustprune.errors import UsageError
 from robustprune.evaluators import Evaluator
 from robustprune.pipeline.judge import Verdict, judge
+from robustprune.pipeline.progress import Subject
 from robustprune.tracking import Console
 from robustprune.types import Threat
 
@@ -54,10 +55,7 @@ def judged(part: type[Evaluator], values: Tensor) -> Verdict:
         evaluator = create("says", values=values, batch_size=2, samples=5)
     return judge(
         evaluator,
-        nn.Identity(),
-        test,
-        network="dense",
-        seed=0,
+        Subject(nn.Identity(), test, network="dense", seed=0),
         device=torch.device("cpu"),
         console=Console(quiet=True),
     )
@@ -90,4 +88,9 @@ def test_who_claims_a_ball_must_say_yes_or_no() -> None:
 
 def test_without_test_images_there_is_no_verdict() -> None:
     with pytest.raises(UsageError, match="no test images"):
-        judge(Says(values=0), nn.Identity(), None, network="", seed=0, device=None, console=None)  # type: ignore[arg-type]
+        judge(
+            Says(values=0),
+            Subject(nn.Identity(), None, network="", seed=0),
+            device=torch.device("cpu"),
+            console=Console(quiet=True),
+        )

@@ -16,6 +16,7 @@ from robustprune.errors import InterruptedRun, SoundnessError
 from robustprune.evaluators import create
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.images import ImageTable
+from robustprune.pipeline.progress import Subject
 from robustprune.pipeline.soundness import alarms, describe
 from robustprune.tracking import Console
 
@@ -188,9 +189,9 @@ def count(patch: pytest.MonkeyPatch) -> list[str]:
 
     original, made = job.judge, []
 
-    def judge(evaluator: Any, *args: Any, network: str, **options: Any) -> Any:
-        made.append(f"{network} {evaluator.metric}")
-        return original(evaluator, *args, network=network, **options)
+    def judge(evaluator: Any, subject: Subject, **options: Any) -> Any:
+        made.append(f"{subject.network} {evaluator.metric}")
+        return original(evaluator, subject, **options)
 
     patch.setattr(job, "judge", judge)
     return made

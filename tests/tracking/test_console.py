@@ -51,6 +51,18 @@ def test_a_finished_bar_is_one_plain_line_in_a_log_file() -> None:
     assert text.endswith("loss 1.23  accuracy 0.5\n")
 
 
+def test_what_an_earlier_process_did_tells_nothing_of_the_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count(0, 40)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    file = io.StringIO()
+    with Console(file=file).progress("resumed", 100, before=80) as bar:
+        bar.advance(10)
+    first, _ = file.getvalue().splitlines()
+    assert first == "resumed  90/100  1:20  0.125 step/s  1:20 left"
+
+
 def test_a_long_bar_prints_about_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0, 5)
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
