@@ -49,8 +49,8 @@ def main() -> None:
     if arguments.costs:
         recorded = json.loads(arguments.costs.read_text())
         document |= {key: recorded[key] for key in ("environment", "note", "measured")}
-        first = recorded["command"].split("; ")[0]
-        document["command"] = f"{first}; {document['command']}"
+        more = f"; {document['command']} --costs FILE" if _shown() else ""
+        document["command"] = recorded["command"] + more
     else:
         document["measured"] = measure(arguments, device)
     document["assumed"] = assumptions(arguments, document)
@@ -131,11 +131,12 @@ def report(document: dict[str, Any]) -> str:
 
 
 def _shown() -> list[str]:
-    """The options but the note, which stands on the page itself."""
+    """The options that the numbers depend on."""
     words = sys.argv[1:]
-    if "--note" in words:
-        place = words.index("--note")
-        words = words[:place] + words[place + 2 :]
+    for option in ("--note", "--out", "--costs"):
+        if option in words:
+            place = words.index(option)
+            words = words[:place] + words[place + 2 :]
     return words
 
 
