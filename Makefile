@@ -38,6 +38,8 @@ bench: setup
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/operations.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/step.py --models cnn_small cnn_large
 	$(BIN)/python benchmarks/step.py --models vgg16_bn_cifar resnet18_cifar wrn_28_4 \
 		--objectives trades --phases prune --channels-last --label step-large

@@ -82,7 +82,8 @@ def write(name: str, title: str, command: str, rows: list[dict[str, Any]], text:
     print(page, flush=True)
 
 
-def table(heads: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned to the right."""
-    cells = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def table(heads: list[str], rows: Iterable[list[str]], *, numbers: int | None = None) -> str:
+    """A Markdown table; its last ``numbers`` columns, or all but the first, are aligned right."""
+    words = 1 if numbers is None else len(heads) - numbers
+    cells = [heads, ["---"] * words + ["---:"] * (len(heads) - words), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,19 @@ def test_commands_exist_with_their_options(document: str):
                 rp.load_recipe(ROOT / recipe, getattr(arguments, "overrides", []))
         checked += program in ("make", "robustprune")
     assert checked
+
+
+@pytest.mark.parametrize("script", [*(b.text for p in DOCUMENTS for b in blocks(p, "bash"))])
+def test_scripts_are_bash_and_their_commands_exist(script: str):
+    if (bash := shutil.which("bash")) is None:
+        pytest.skip("there is no bash")
+    subprocess.run([bash, "-n"], input=script, text=True, check=True)
+    lines = re.findall(r"-m robustprune (.*?)(?: &)?$", script.replace("\\\n", ""), re.MULTILINE)
+    assert lines
+    for line in lines:
+        arguments = parser().parse_args(shlex.split(line))
+        for recipe in arguments.recipes:
+            rp.load_recipe(ROOT / recipe)
 
 
 def test_table_of_parts_is_complete():

@@ -65,7 +65,7 @@ def mkdocs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def hooks(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     monkeypatch.syspath_prepend(ROOT / "docs" / "hooks")
-    names = ("commands", "ours", "pages", "recorded", "registries")
+    names = ("commands", "growth", "ours", "pages", "recorded", "registries")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     return {name: __import__(name) for name in names}
@@ -182,6 +182,21 @@ def test_ours_names_the_ball_and_the_runs(hooks: dict[str, ModuleType]):
     assert " | ℓ2 110/255 | 1 × 200 | " in hooks["ours"].ours("smoothing", ["stability"])
     with pytest.raises(ValueError, match="no recorded run has 'pgd'"):
         hooks["ours"].ours("pgd", ["unheard_of"])
+
+
+def test_tables_of_growth_are_the_recorded_ones(hooks: dict[str, ModuleType]):
+    growth, recorded = hooks["growth"], json.loads((RESULTS / "scaling/scaling.json").read_text())
+    for name, table in recorded["tables"].items():
+        head, rule, *rows = growth.growth(name).splitlines()
+        assert [row.strip("| ").split(" | ")[-1] for row in rows] == [r[-1] for r in table["rows"]]
+        assert head.count("|") == len(table["columns"]) + 1
+        assert rule.count("---:") == table["numbers"]
+    assert recorded["command"] in growth.growth("about")
+    with pytest.raises(ValueError, match="no table 'unheard_of' is recorded; there are costs, "):
+        growth.growth("unheard_of")
+    page = (ROOT / "docs/how-to/scale.md").read_text(encoding="utf-8")
+    asked = re.findall(r"^<!-- growth: (\w+) -->$", page, re.MULTILINE)
+    assert sorted(asked) == sorted(["about", *recorded["tables"]])
 
 
 def test_gains_of_the_paper_page_are_those_computed_by_hand():
