@@ -33,12 +33,13 @@ from ratio import Peak, Times, ratio, table, write
 from torch import nn
 
 from robustprune.datasets import Splits
-from robustprune.datasets.source import TensorSource
+from robustprune.datasets.source import TensorSource, TrainingBatch
 from robustprune.models import create_model
 from robustprune.parts import build
 from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pruners import create as create_pruner
 from robustprune.recipe import Recipe
+from robustprune.rows import Rows
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer
 from robustprune.training.phase import Phase
@@ -71,10 +72,10 @@ class Clocked(TensorSource):
     def steps(self, batch_size: int, *, world: int = 1) -> int:
         return self.count
 
-    def batches(self, batch_size: int, **options: Any) -> Iterator[Images]:
+    def batches(self, batch_size: int, **options: Any) -> Iterator[TrainingBatch]:
         for _ in range(self.count):
             start = perf_counter()
-            yield Images(self.images, self.labels)
+            yield TrainingBatch(self.images, self.labels, Rows(len(self.labels)))
             self.times["ours"].append(perf_counter() - start)
             for name, other in self.others.items():
                 start = perf_counter()

@@ -21,14 +21,13 @@ from accelerate import Accelerator
 from ratio import table, write
 
 from robustprune.datasets import create as create_dataset
-from robustprune.datasets.source import TensorSource
+from robustprune.datasets.source import TensorSource, TrainingBatch
 from robustprune.models import create_model
 from robustprune.parts import build
 from robustprune.pipeline.phases import pretraining
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer
-from robustprune.types import Images
 
 
 class Clocked(TensorSource):
@@ -36,7 +35,7 @@ class Clocked(TensorSource):
 
     waited = 0.0
 
-    def batches(self, batch_size: int, **options: Any) -> Iterator[Images]:
+    def batches(self, batch_size: int, **options: Any) -> Iterator[TrainingBatch]:
         batches = super().batches(batch_size, **options)
         while True:
             start = perf_counter()

@@ -9,11 +9,12 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprune.cli.launching import is_main, launch, processes
-from robustprune.cli.replies import ProcessError
+from robustprune.cli.replies import DIED, ProcessError
 from robustprune.errors import InterruptedRun, SoundnessError, UsageError
 from robustprune.stopping import stoppable
 from robustprune.tracking import Console, Silent
@@ -100,6 +101,10 @@ def _launch(arguments: Namespace, count: int) -> None:
     except ProcessError as error:
         if error.reply.kind == InterruptedRun.__name__:
             raise InterruptedRun(_resume_line(arguments)) from None
+        if error.reply.kind == DIED:
+            kept = f" {_resume_line(arguments)}" if arguments.state is not None else ""
+            text = f"error: {error.reply.text}{kept}"
+            raise ProcessError(replace(error.reply, text=text)) from None
         raise
 
 

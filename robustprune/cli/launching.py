@@ -18,13 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from robustprune.cli.replies import FOLDER, ProcessError, Reply, launched
+from robustprune.cli.replies import DIED, FOLDER, ProcessError, Reply, launched
 from robustprune.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
-_FATAL = ("SIGKILL: was the memory full?", "SIGSEGV", "SIGBUS")
 
 
 def is_main() -> bool:
@@ -95,6 +93,8 @@ def _environment(folder: str, processes: int) -> Iterator[None]:
     before = dict(os.environ)
     threads = max((os.cpu_count() or 1) // processes, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # processes that are started anew would find the addresses of those before in a shared store
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ[FOLDER] = folder
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -118,11 +118,11 @@ def _of(folder: Path, rank: int, failure: ProcessFailure, world: int) -> Reply:
     if reply is not None:
         return reply.of(rank)
     code = failure.exitcode
-    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal(-code)}"
+    how = (
+        f"ended with exit code {code}"
+        if code >= 0
+        else f"was killed by {signal.Signals(-code).name}"
+    )
     echo = code == -signal.SIGTERM  # the launcher ends the others so
-    return Reply(1, "RuntimeError", f"process {rank} of {world} {how}.", echo=echo)
-
-
-def _signal(number: int) -> str:
-    name = signal.Signals(number).name
-    return next((text for text in _FATAL if text.startswith(name)), name)
+    guess = " The memory may have been full." if code == -signal.SIGKILL else ""
+    return Reply(1, DIED, f"process {rank} of {world} {how}.{guess}", echo=echo)

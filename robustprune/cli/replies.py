@@ -13,13 +13,17 @@ FOLDER = "ROBUSTPRUNE_REPLIES"
 """The variable that names the folder of replies, in processes that we have launched."""
 
 
+DIED = "died"
+"""The kind of the reply that is made up for a process that left none."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """How a process ended that did not end well.
 
     Attributes:
         code: its exit code.
-        kind: the name of its error's class.
+        kind: the name of its error's class, or `DIED`.
         text: what there is to say.
         echo: whether it only ended because another process had failed.
     """

@@ -6,11 +6,12 @@ import os
 import shlex
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustprune.cli.launching import is_main, launch, processes
-from robustprune.cli.replies import ProcessError, Reply, launched
+from robustprune.cli.replies import DIED, ProcessError, launched
 from robustprune.cli.variants import Variant, variants
 from robustprune.errors import DivergedError, InterruptedRun, SoundnessError, UsageError
 from robustprune.stopping import stoppable
@@ -117,10 +118,10 @@ def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool)
         if reply.kind == InterruptedRun.__name__:
             folder = reply.text.splitlines()[-1]
             raise InterruptedRun(f"Resume with: {_resume_line(arguments, folder)}") from None
-        if reply.kind == "RuntimeError" and not reply.text.startswith("error"):  # it has died
+        if reply.kind == DIED:
             line = _resume_line(arguments, arguments.out)
             text = f"error: {reply.text} What was saved is kept; go on with: {line}"
-            raise ProcessError(Reply(reply.code, reply.kind, text)) from None
+            raise ProcessError(replace(reply, text=text)) from None
         raise
 
 

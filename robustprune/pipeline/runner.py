@@ -78,7 +78,9 @@ def run(
         shard.lead(lambda: check_store(recipe.tracking, runs))
         data = shard.together(lambda: recipe.data.load(seed=recipe.seed))  # type: ignore[attr-defined]
         where: dict[str, Any] = {"runs": runs, "out": out, "cut": {"max_steps": max_steps}}
-        resume = resume or shard.lead(lambda: restarted() and begun(recipe, **where))
+        if restarted():
+            console.warn("a process had died: started anew, from what was saved")
+            resume = resume or shard.lead(lambda: begun(recipe, **where))
         opened = partial(open_folder, shard=shard, held=held)
         folder = opened(lambda: RunFolder.reopen(recipe, **where)) if resume else None
         initial = None

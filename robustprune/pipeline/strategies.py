@@ -46,6 +46,11 @@ def check_strategy(options: ComputeOptions) -> None:
             f"accelerate's configuration asks for {asked}, and the recipe for "
             f"{options.precision}. Say it in the recipe: --set compute.precision={asked}."
         )
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise UsageError(
+            "accelerate's configuration asks for torch.compile, which is not supported: set "
+            "dynamo_backend to 'no' there."
+        )
     _check_devices(options)
 
 

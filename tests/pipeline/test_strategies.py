@@ -16,6 +16,7 @@ from robustprune.recipe import ComputeOptions
         ("ACCELERATE_USE_MEGATRON_LM", "1", "Megatron-LM is not supported"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "parallelism is not supported"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"--set pretrain\.accumulate=4"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "torch.compile, which is not supported"),
         ("ACCELERATE_MIXED_PRECISION", "bf16", r"for fp32\. .*--set compute\.precision=bf16"),
     ],
 )
@@ -33,6 +34,7 @@ def test_what_another_launcher_asks_for_is_refused_or_said_in_the_recipe(
     [
         ("ACCELERATE_USE_FSDP", "false"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+        ("ACCELERATE_DYNAMO_BACKEND", "NO"),
         ("ACCELERATE_MIXED_PRECISION", "no"),
         ("ACCELERATE_MIXED_PRECISION", "bf16"),
     ],

@@ -1,0 +1,223 @@
+"""``--processes``: what several processes find, and what is said when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from robustprune.cli.launching import processes
+from robustprune.cli.main import FAULT, INTERRUPTED, OK, USAGE
+from robustprune.errors import UsageError
+
+from ..jobs import environment
+from ..pipeline import tiny
+from .conftest import Said
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+
+FORTY = {
+    "data": {"name": "digits", "subset": 1280},
+    "objective": {"name": "trades", "eps": 0.1, "steps": 10},
+    "pretrain": {"epochs": 1, "batch_size": 32},
+    "prune": {"methods": ["hydra"], "densities": [0.1], "epochs": 1, "batch_size": 32},
+    "finetune": None,
+    "evaluate": [],
+}
+SLOW = {
+    "objective": {"name": "benign", "eps": None, "steps": None},
+    "pretrain": {"epochs": 3},
+    "prune": None,
+    "finetune": None,
+    "evaluate": [],
+}
+FAULTY = """
+import os, signal
+from pathlib import Path
+import robustprune as rp
+from robustprune.objectives.benign import Benign
+
+@rp.objectives.register("faulty")
+class Faulty(Benign):
+    '''Something happens to a process in the second step of the second epoch, once.'''
+    happens: str
+    def __call__(self, model, images, labels, progress):
+        done = Path("happened")
+        if progress.step == 3 and os.environ.get("RANK") == "1" and not done.exists():
+            done.touch()
+            if self.happens == "signal":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise MemoryError("no memory left")
+        return super().__call__(model, images, labels, progress)
+"""
+
+
+def typed(here: Path, *words: str | Path) -> Said:
+    """Types a command in a process of its own."""
+    command = [sys.executable, "-m", "robustprune", *map(str, words)]
+    ran = subprocess.run(
+        command, cwd=here, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    return Said(ran.returncode, ran.stdout, ran.stderr)
+
+
+def masks(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / "hydra-0.1" / "model.safetensors")
+    return {name: mask.bool() for name, mask in tensors.items() if name.endswith("_mask")}
+
+
+def test_two_processes_learn_the_masks_that_one_learns(tmp_path: Path) -> None:
+    """From the same dense network, by 40 TRADES-10 steps at a rate that moves many scores."""
+    recipe = tiny.write(tmp_path, FORTY)
+    assert typed(tmp_path, "run", recipe, "--out", "dense", "--set", "prune=null").code == OK
+    weights = "--set=model.weights=dense/dense/model.safetensors"
+    start = [recipe, "--set=pretrain=null", weights]
+    one = typed(tmp_path, "run", *start, "--out", "one")
+    two = typed(tmp_path, "run", *start, "--out", "two", "--processes", "2")
+    assert (one.code, two.code, two.err) == (OK, OK, "")
+    assert two.out.replace("two", "one").splitlines()[-3:] == one.out.splitlines()[-3:]
+
+    found, expected = masks(tmp_path / "two"), masks(tmp_path / "one")
+    kept = sum(int(mask.sum()) for mask in expected.values())
+    same = sum(int((found[name] & mask).sum()) for name, mask in expected.items())
+    assert same >= 0.999 * kept
+    (mine,), (theirs,) = (
+        json.loads((tmp_path / name / "hydra-0.1" / "history.json").read_text())
+        for name in ("two", "one")
+    )
+    assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-4)
+    assert theirs["metrics"]["turnover"] >= 0.03
+    assert tiny.results(tmp_path / "two")["environment"]["processes"] == 2
+
+    images = ["--evaluator", "pgd:steps=5,batch_size=40", "--evaluator", "smoothing:n=200"]
+    judged = ["evaluate", "one/hydra-0.1/model.safetensors", *images, "--samples", "120"]
+    alone = typed(tmp_path, *judged, "--images", "one.csv", "--json", "one.json")
+    both = typed(tmp_path, *judged, "--images", "two.csv", "--json", "two.json", "--processes", "2")
+    assert (alone.code, both.code, both.err) == (OK, OK, "")
+    assert "smoothing %" in both.out
+    for ending in ("csv", "json"):
+        assert (tmp_path / f"two.{ending}").read_text() == (tmp_path / f"one.{ending}").read_text()
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (
+            "signal",
+            r"error: process 1 of 2 was killed by SIGKILL\. The memory may have been full\. What",
+        ),
+        ("error", r"process 1: Traceback[^$]*MemoryError: no memory left\nerror: this is a fault"),
+    ],
+)
+def test_a_process_that_dies_ends_the_job_with_one_message(
+    happens: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    objective = {"imports": ["faulty.py"], "objective": {"name": "faulty", "happens": happens}}
+    recipe = tiny.write(tmp_path, SLOW, objective)
+    failed = typed(tmp_path, "run", recipe, "--out", "run", "--processes", "2")
+    assert failed.code == FAULT
+    assert re.match(said, failed.err), failed.err
+    assert failed.err.count("error:") == 1
+    history = json.loads((tmp_path / "run" / "dense" / "history.json").read_text())
+    assert [entry["epoch"] for entry in history] == [1]
+
+    undisturbed = typed(tmp_path, "run", recipe, "--out", "whole", "--processes", "2", "--fresh")
+    line = "run", recipe, "--out", "run", "--processes", "2", "--resume", "--fresh"
+    resumed = typed(tmp_path, *line)
+    assert (undisturbed.code, resumed.code, resumed.err) == (OK, OK, "")
+    assert "dense pretrain 1/3" not in resumed.out
+    assert tiny.models(tmp_path / "run") == tiny.models(tmp_path / "whole")
+
+
+def test_a_job_that_is_started_anew_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    objective = {"imports": ["faulty.py"], "objective": {"name": "faulty", "happens": "signal"}}
+    recipe = tiny.write(tmp_path, SLOW, objective)
+    said = typed(tmp_path, "run", recipe, "--processes", "2", "--restarts", "1", "--fresh")
+    assert said.code == OK, said.err
+    assert "a process had died: started anew" in said.err
+    assert [said.out.count(f"dense pretrain {epoch}/3  2/2") for epoch in (1, 2, 3)] == [1, 1, 1]
+    assert "resuming tiny in" in said.out
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    history = json.loads((folder / "dense" / "history.json").read_text())
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+
+
+def stopped(here: Path, when: Callable[[], bool], *words: str | Path) -> Said:
+    """Types a command, and stops it by SIGTERM as soon as something is so."""
+    command = [sys.executable, "-m", "robustprune", *map(str, words)]
+    with subprocess.Popen(
+        command,
+        cwd=here,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        limit = time.monotonic() + 120
+        while not when() and job.poll() is None and time.monotonic() < limit:
+            time.sleep(0.02)
+        job.send_signal(signal.SIGTERM)
+        out, err = job.communicate(timeout=120)
+    return Said(job.returncode, out, err)
+
+
+def test_a_scheduler_s_stop_saves_the_step_and_the_line_goes_on(tmp_path: Path) -> None:
+    many: dict[str, Any] = {"pretrain": {"epochs": 40, "batch_size": 8}}
+    recipe = tiny.write(tmp_path, SLOW, many)
+    state = tmp_path / "run" / "state" / "dense.pretrain.pt"
+    said = stopped(
+        tmp_path, state.exists, "run", recipe, "--out", "run", "--processes", "2", "--fresh"
+    )
+    assert said.code == INTERRUPTED, said.err
+    assert "Traceback" not in said.err
+    (line,) = re.findall(r"^Resume with: robustprune (.*)$", said.err, re.MULTILINE)
+    assert "--processes 2" in line
+    steps = torch.load(state, weights_only=True)["step"]
+    assert 0 < steps < 40 * 16
+
+    resumed = typed(tmp_path, *shlex.split(line))
+    whole = typed(tmp_path, "run", recipe, "--out", "whole", "--processes", "2", "--fresh")
+    assert (resumed.code, resumed.err, whole.code) == (OK, "", OK)
+    assert tiny.models(tmp_path / "run") == tiny.models(tmp_path / "whole")
+    histories = [(tmp_path / n / "dense" / "history.json").read_text() for n in ("run", "whole")]
+    assert histories[0] == histories[1]
+
+
+def test_a_fault_of_the_user_s_is_told_once(tmp_path: Path) -> None:
+    recipe = tiny.write(tmp_path, SLOW)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").touch()
+    said = typed(tmp_path, "run", recipe, "--out", "run", "--processes", "2")
+    assert said.code == USAGE
+    assert said.err.startswith("error: run is not empty.")
+    assert said.err.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "world", "message"),
+    [
+        ({"processes": 2, "restarts": None}, "2", "another launcher has started"),
+        ({"processes": None, "restarts": 1}, "1", "torchrun has --max-restarts"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(
+    options: dict[str, Any], world: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UsageError, match=message):
+        processes(Namespace(**options))
