@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,10 +9,10 @@ from collections.abc import Sequence
 from robustprune.cli.imports import import_parts
 from robustprune.cli.parser import parser
 from robustprune.errors import InterruptedRun, InvalidError, SoundnessError, UsageError
+from robustprune.files import FULL
 
 OK, FAULT, USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_LINES = 23  # with the line before and the line after them: one screen
-_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return OK
     except OSError as error:
-        if error.errno in _DISK:
-            return _say(f"{_DISK[error.errno]} ({error.filename}). Make room and resume.", USAGE)
+        if error.errno in FULL:
+            return _say(f"{FULL[error.errno]} ({error.filename}). Make room and resume.", USAGE)
         return _fault()
     except Exception:
         return _fault()

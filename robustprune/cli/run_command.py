@@ -9,7 +9,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from robustprune.cli.variants import Variant, variants
-from robustprune.errors import DivergedError, InterruptedRun, SoundnessError, UsageError
+from robustprune.errors import (
+    DivergedError,
+    FullDiskError,
+    InterruptedRun,
+    SoundnessError,
+    UsageError,
+)
 from robustprune.tracking import Console, describe_store
 
 if TYPE_CHECKING:
@@ -78,6 +84,9 @@ def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bo
         )
     except InterruptedRun as stop:
         raise InterruptedRun(f"Resume with: {_resume_line(arguments, str(stop))}") from None
+    except FullDiskError as stop:
+        line = _resume_line(arguments, str(stop.folder.absolute()))
+        raise UsageError(f"{stop} with: {line}") from None
     _report(console, result)
     console.info(describe_store(variant.recipe.tracking, RUNS))
 

@@ -176,15 +176,23 @@ class Job:
             found = shared.read(self.console.warn)
             if found is None:
                 model, history = self._trained(name)
-                shared.commit(self.folder.model(name), history)
+                self._share(shared, name, history)
                 return model
         self.console.info(f"the dense network is reused from {shared.folder}")
-        write_json(self.folder.reused, {"reused": shared.digest})
+        self.folder.write(lambda: write_json(self.folder.reused, {"reused": shared.digest}))
         model = self.compute.placed(found.model)
         for phase in pretraining(self.recipe, name, model):
             Curves(self.folder, self.tracker).add(phase, found.history)
         self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         return model
+
+    def _share(self, shared: SharedDense, name: str, history: History) -> None:
+        """Leave the dense network for other runs; this one does not fail by that."""
+        try:
+            self.folder.write(lambda: shared.commit(self.folder.model(name), history))
+        except OSError as error:
+            self.console.warn(f"the dense network is not shared: {error}")
+        self.folder.stop_if_full(f"network {name}")
 
     def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
         name = method.network(density)
@@ -219,6 +227,7 @@ class Job:
                 seed=self.recipe.seed,
                 console=self.console,
                 on_epoch=curves.add,
+                write=self.folder.write,
                 max_steps=self.max_steps,
             )
             state = self.folder.state(phase.network, phase.name)
@@ -257,7 +266,9 @@ class Job:
             max_steps=self.max_steps,
             origin=self.folder.origin,
         )
-        save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
+        file = self.folder.model(name)
+        self.folder.write(lambda: save_model(file, model, masks=masks, metadata=metadata))
+        self.folder.stop_if_full(f"network {name}")
 
     def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
         """Let each evaluator that has not spoken yet judge the network; write what it says."""
@@ -279,12 +290,14 @@ class Job:
                 verdicts.add(evaluator, verdict)
             entry["metrics"] |= verdicts.metrics(evaluator)
             self._write()
+            self.folder.stop_if_full(f"evaluation '{evaluator.metric}' of {name}")
         if found := soundness.alarms(evaluators, verdicts.images):
             entry["alarms"] = found
             self.console.error(soundness.describe(name, found))
         self._write()
         facts = {"metrics": entry["metrics"], **({"alarms": found} if found else {})}
-        annotate(self.folder.model(name), **facts)
+        self.folder.write(lambda: annotate(self.folder.model(name), **facts))
+        self.folder.stop_if_full(f"network {name}")
         self.tracker.model(name, self.folder.model(name))
         self.tracker.metrics(name, final_metrics(entry))
         for path, place in uploads(self.folder.network(name), NETWORK_FILES):
@@ -293,4 +306,4 @@ class Job:
         self._at_work = None
 
     def _write(self) -> None:
-        write_json(self.folder.results, self.results)
+        self.folder.write(lambda: write_json(self.folder.results, self.results))

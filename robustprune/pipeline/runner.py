@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from robustprune.artifacts.reading import read_model
 from robustprune.errors import InvalidError
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.folder import RunFolder
@@ -14,9 +15,15 @@ from robustprune.pipeline.images import check_columns
 from robustprune.pipeline.job import Job
 from robustprune.pipeline.network import initial_network
 from robustprune.pipeline.results import RunResult
+from robustprune.pipeline.space import Space, check_room, needed
 from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.tracking import RUNS, Console, check_store, open_tracker
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustprune.datasets import Splits
 
 
 def run(
@@ -66,11 +73,18 @@ def run(
             initial = None
             if folder is None or not folder.model("dense").exists():
                 initial = initial_network(recipe, data, warn=console.warn)  # it may not fit
+            space = _space(recipe, data, initial, folder)
+            place = (out or runs) if folder is None else folder.path
+            shares = not fresh and initial is not None and recipe.pretrain is not None
+            if space is not None:
+                check_room(space, recipe, out=place, runs=runs, shares=shares)
             if folder is None:
                 folder = RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
                 held.callback(folder.close)
             elif initial is not None:
                 check_unchanged(recipe, folder.origin)
+            if space is not None:
+                folder.hold(space.reserve)
             doing = "resuming" if folder.resumed else "running"
             doing = "finished already:" if folder.finished else doing
             console.info(f"{doing} {recipe.name} in {folder.path}")
@@ -79,3 +93,15 @@ def run(
             share = None if fresh else runs
             job = Job(recipe, data, initial, folder, tracker, console, compute, max_steps, share)
             return job.finish()
+
+
+def _space(
+    recipe: Recipe, data: Splits, initial: nn.Module | None, folder: RunFolder | None
+) -> Space | None:
+    """What the run will still write; None if it has finished."""
+    if folder is not None and folder.finished:
+        return None
+    if initial is None:
+        assert folder is not None
+        initial = read_model(folder.model("dense")).model
+    return needed(recipe, data, initial, folder)

@@ -40,9 +40,9 @@ class Verdicts:
     def add(self, evaluator: Evaluator, verdict: Verdict) -> None:
         """Take in a verdict, and write it."""
         self.images.add(evaluator.metric, verdict.labels, verdict.images)
-        self.images.write(self._folder.images(self._network))
+        self._folder.write(lambda: self.images.write(self._folder.images(self._network)))
         self._done[evaluator.metric] = verdict.metrics
-        write_json(self._folder.evaluations, self._evaluations)
+        self._folder.write(lambda: write_json(self._folder.evaluations, self._evaluations))
 
     def metrics(self, evaluator: Evaluator) -> dict[str, Any]:
         """The evaluator's numbers for ``results.json``."""

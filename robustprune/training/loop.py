@@ -59,6 +59,7 @@ class Trainer:
         seed: the recipe's.
         console: where progress is shown.
         on_epoch: called with (phase, epochs finished, history) after an epoch has been saved.
+        write: does what writes a phase's state, and may do it twice.
         max_steps: cut every phase after so many optimizer steps, and each validation after as many
             batches.
         memory_format: how batches of images are laid out.
@@ -70,6 +71,7 @@ class Trainer:
     seed: int
     console: Console
     on_epoch: Callable[[Phase, list[dict[str, float]]], None] = lambda phase, history: None
+    write: Callable[[Callable[[], None]], None] = lambda work: work()
     max_steps: int | None = None
     memory_format: torch.memory_format = torch.preserve_format
 
@@ -291,7 +293,7 @@ class _PhaseRun:
         if self.phase.select == "best" and losses and losses[-1] == min(losses):
             state.best = {name: tensor.clone() for name, tensor in state.model.items()}
         if self.trainer.accelerator.is_main_process:
-            state.save(self.path)
+            self.trainer.write(lambda: state.save(self.path))
 
 
 def _synced(
