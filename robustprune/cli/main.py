@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in FULL:
             return _say(f"{FULL[error.errno]} ({error.filename}). Make room and resume.", USAGE)
+        if error.errno == errno.EROFS:
+            text = f"the disk has become read-only ({error.filename}). Mend that and resume."
+            return _say(text, USAGE)
         return _fault()
     except Exception:
         return _fault()

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,8 @@ class RunFolder:
 
     def _release(self) -> None:
         if self._reserve is not None:
-            self._reserve.release()
+            with suppress(OSError):  # of a disk that has become read-only
+                self._reserve.release()
 
     def close(self) -> None:
         """Give the room that was set aside back, and let other processes in again."""
