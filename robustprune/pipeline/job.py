@@ -189,10 +189,9 @@ class Job:
     def _share(self, shared: SharedDense, name: str, history: History) -> None:
         """Leave the dense network for other runs; this one does not fail by that."""
         try:
-            self.folder.write(lambda: shared.commit(self.folder.model(name), history))
-        except OSError as error:
+            shared.commit(self.folder.model(name), history)
+        except OSError as error:  # of a disk that may be another one than the run folder's
             self.console.warn(f"the dense network is not shared: {error}")
-        self.folder.stop_if_full(f"network {name}")
 
     def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
         name = method.network(density)

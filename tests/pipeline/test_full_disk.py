@@ -108,8 +108,10 @@ def test_resumed_it_ends_with_the_same_bytes_and_no_step_was_taken_twice(told: T
     assert len(told["steps"]["whole"].splitlines()) == 12  # 3 phases, 2 epochs, 2 batches
 
 
-def test_a_dense_network_that_cannot_be_shared_is_kept(told: Told) -> None:
-    assert "The network dense is kept in b." in refusal(told, "before it is shared")
+def test_a_dense_network_that_cannot_be_shared_costs_a_warning(told: Told) -> None:
+    warning, error = told["before it is shared"]["said"].splitlines()
+    assert "the dense network is not shared: [Errno 28] No space left" in warning
+    assert "The evaluation 'clean' of dense is kept in b." in error
     assert told["after it is shared"]["code"] == 0
 
 
