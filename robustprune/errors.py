@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -23,6 +24,19 @@ class MissingDependencyError(UsageError):
 
 class DivergedError(UsageError):
     """Training produced NaN, infinity or an exploding loss. The last good state is kept."""
+
+
+class FullDiskError(UsageError):
+    """The disk became full during a run; nothing was lost, and the run can be resumed.
+
+    Args:
+        kept: what had just been finished, e.g. ``network hydra-0.01``.
+        folder: the run folder.
+    """
+
+    def __init__(self, kept: str, folder: Path) -> None:
+        super().__init__(f"the disk is full. The {kept} is kept in {folder}. Make room and resume")
+        self.folder = folder
 
 
 class SoundnessError(RuntimeError):

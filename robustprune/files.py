@@ -11,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+"""What an operating system's error says of a disk that takes no more."""
+
 fcntl: ModuleType | None
 try:
     import fcntl
@@ -42,6 +45,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             _sync(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a write does not say to where
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

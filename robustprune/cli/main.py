@@ -14,16 +14,17 @@ from robustprune.cli.imports import import_parts
 from robustprune.cli.parser import parser
 from robustprune.cli.replies import ProcessError, Reply, launched
 from robustprune.errors import (
+    FullDiskError,
     InterruptedRun,
     InvalidError,
     PeerError,
     SoundnessError,
     UsageError,
 )
+from robustprune.files import FULL
 
 OK, FAULT, USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_LINES = 23  # with the line before and the line after them: one screen
-_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _FAULT = "this is a fault of robustprune, not of your input. Please report it."
 
 
@@ -53,20 +54,21 @@ def _reply(error: BaseException) -> Reply:
     kind = type(error).__name__
     if isinstance(error, ProcessError):
         return error.reply
+    if isinstance(error, FullDiskError):
+        return Reply(USAGE, kind, f"error: {error}", folder=str(error.folder.absolute()))
     if isinstance(error, UsageError):
         return Reply(USAGE, kind, f"error: {_text(error)}")
     if isinstance(error, SoundnessError):
         return Reply(FAULT, kind, f"error: {error}")
     if isinstance(error, InterruptedRun):
         text = f"interrupted; what was finished is kept.\n{error}"
-        return Reply(INTERRUPTED, kind, text, echo=True)
+        return Reply(INTERRUPTED, kind, text, echo=True, folder=str(error))
     if isinstance(error, KeyboardInterrupt):
         return Reply(INTERRUPTED, kind, "interrupted.", echo=True)
     if isinstance(error, PeerError) or _is_lost(error):
         return Reply(FAULT, kind, "error: another process of the job has failed.", echo=True)
-    if isinstance(error, OSError) and error.errno in _DISK:
-        text = f"error: {_DISK[error.errno]} ({error.filename}). Make room and resume."
-        return Reply(USAGE, kind, text)
+    if isinstance(error, OSError) and (text := _of_disk(error)):
+        return Reply(USAGE, kind, f"error: {text}")
     trace = "".join(traceback.format_exception(error))
     return Reply(FAULT, kind, f"{trace}error: {_FAULT}")
 
@@ -79,6 +81,15 @@ def _tell(reply: Reply) -> int:
     elif not (reply.echo and _rank()) and not (reply.kind == "PeerError" and _watched()):
         print(reply.of(_rank()).text, file=sys.stderr)
     return reply.code
+
+
+def _of_disk(error: OSError) -> str:
+    """What to say of a disk that takes no more; empty if it is something else."""
+    if error.errno in FULL:
+        return f"{FULL[error.errno]} ({error.filename}). Make room and resume."
+    if error.errno == errno.EROFS:
+        return f"the disk has become read-only ({error.filename}). Mend that and resume."
+    return ""
 
 
 def _text(error: UsageError) -> str:

@@ -26,12 +26,14 @@ class Reply:
         kind: the name of its error's class, or `DIED`.
         text: what there is to say.
         echo: whether it only ended because another process had failed.
+        folder: of the run that can be gone on with; empty if there is none.
     """
 
     code: int
     kind: str
     text: str
     echo: bool = False
+    folder: str = ""
 
     def of(self, rank: int) -> Reply:
         """The same, and which process says so, where that is not the main one."""

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 from robustprune.cli.launching import is_main, launch, processes
 from robustprune.cli.replies import DIED, ProcessError, launched
 from robustprune.cli.variants import Variant, variants
-from robustprune.errors import DivergedError, InterruptedRun, SoundnessError, UsageError
+from robustprune.errors import (
+    DivergedError,
+    FullDiskError,
+    InterruptedRun,
+    SoundnessError,
+    UsageError,
+)
 from robustprune.stopping import stoppable
 from robustprune.tracking import Console, Silent, describe_store
 
@@ -98,10 +104,10 @@ def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bo
             fresh=arguments.fresh,
             console=console,
         )
-    except InterruptedRun as stop:
+    except (InterruptedRun, FullDiskError) as stop:
         if launched():
-            raise
-        raise InterruptedRun(f"Resume with: {_resume_line(arguments, str(stop))}") from None
+            raise  # it is for the launcher to say how to go on
+        raise _resumable(stop, arguments) from None
     _report(console, result)
     console.info(describe_store(variant.recipe.tracking, RUNS))
 
@@ -115,14 +121,22 @@ def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool)
         launch([*words, *_shortened(arguments)], processes=count, restarts=arguments.restarts or 0)
     except ProcessError as error:
         reply = error.reply
+        line = _resume_line(arguments, reply.folder or arguments.out)
         if reply.kind == InterruptedRun.__name__:
-            folder = reply.text.splitlines()[-1]
-            raise InterruptedRun(f"Resume with: {_resume_line(arguments, folder)}") from None
+            raise InterruptedRun(f"Resume with: {line}") from None
+        if reply.kind == FullDiskError.__name__:
+            raise ProcessError(replace(reply, text=f"{reply.text} with: {line}")) from None
         if reply.kind == DIED:
-            line = _resume_line(arguments, arguments.out)
             text = f"error: {reply.text} What was saved is kept; go on with: {line}"
             raise ProcessError(replace(reply, text=text)) from None
         raise
+
+
+def _resumable(stop: InterruptedRun | FullDiskError, arguments: Namespace) -> BaseException:
+    """The same, with the line that goes on."""
+    if isinstance(stop, InterruptedRun):
+        return InterruptedRun(f"Resume with: {_resume_line(arguments, str(stop))}")
+    return UsageError(f"{stop} with: {_resume_line(arguments, stop.folder.absolute())}")
 
 
 def _report(console: Console, result: RunResult) -> None:

@@ -23,13 +23,20 @@ class Curves:
         self._epochs: dict[str, list[dict[str, float]]] = {}
 
     def add(self, phase: Phase, history: list[dict[str, float]]) -> None:
-        """Take in the epochs of ``phase`` that are new in its ``history``."""
+        """Take in the epochs of ``phase`` that are new in its ``history``.
+
+        Raises:
+            FullDiskError: nothing more can be written.
+        """
         known = self._epochs.setdefault(phase.name, [])
         for metrics in history[len(known) :]:
             known.append(metrics)
             values = phase_metrics(phase.name, metrics)
             self._tracker.metrics(phase.network, values, step=len(known))
-        write_json(self._folder.history(phase.network), self._entries())
+        file, entries = self._folder.history(phase.network), self._entries()
+        self._folder.write(lambda: write_json(file, entries))
+        title = f"{phase.network} {phase.name}"
+        self._folder.stop_if_full(f"state after epoch {len(history)} of {title}")
 
     def _entries(self) -> list[dict[str, Any]]:
         return [

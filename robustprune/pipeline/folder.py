@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from robustprune.errors import UsageError
+from robustprune.errors import FullDiskError, UsageError
 from robustprune.files import lock, write_json, write_text
+from robustprune.pipeline.reserve import Reserve
 from robustprune.recipe import Recipe
 from robustprune.recipe.document import dump
 from robustprune.tracking.layout import flatten
@@ -31,6 +34,7 @@ class RunFolder:
         self.path = path
         self.resumed = resumed
         self._lock: ExitStack | None = None
+        self._reserve: Reserve | None = None
 
     @classmethod
     def begin(
@@ -67,7 +71,8 @@ class RunFolder:
         """Find the run to go on with: ``out``, or the newest; None if ``out`` had not begun.
 
         Raises:
-            UsageError: there is nothing to resume, or it was made by another recipe.
+            UsageError: there is nothing to resume, it was made by another recipe, or nothing can
+                be written there.
         """
         path = out or _newest(runs / recipe.name, _identity(recipe, cut))
         if path is None or not path.exists():
@@ -80,8 +85,15 @@ class RunFolder:
             return None
         _check_same(path, _identity(recipe, cut))
         folder = cls(path, resumed=True)
-        folder._claim()
-        folder._tidy(recipe)
+        try:
+            folder._check_writable()
+            folder._claim()
+            folder._tidy(recipe)
+        except OSError as error:
+            raise UsageError(
+                f"cannot resume in {path}: {error.strerror}. Make {error.filename or path} "
+                "writable, or go on in a copy of the folder (--out)."
+            ) from None
         return folder
 
     @property
@@ -114,6 +126,10 @@ class RunFolder:
         return self.path / "state" / "lock"
 
     @property
+    def _reserve_file(self) -> Path:
+        return self.path / "state" / "reserve"
+
+    @property
     def evaluations(self) -> Path:
         """What evaluators have found so far."""
         return self.path / "state" / "evaluations.json"
@@ -138,8 +154,40 @@ class RunFolder:
         """Whether the run in it is complete."""
         return (self.path / "state" / "finished").exists()
 
+    def hold(self, size: int) -> None:
+        """Set bytes of the disk aside for `write`.
+
+        Raises:
+            UsageError: there is no room for them.
+        """
+        self._reserve = Reserve(self._reserve_file, size)
+
+    def write(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which writes something; if the disk is full, again in the room set aside.
+
+        Raises:
+            OSError: there is no room left that was set aside, or something else is wrong.
+        """
+        if self._reserve is None:
+            work()
+        else:
+            self._reserve.write(work)
+
+    def stop_if_full(self, kept: str) -> None:
+        """End the run where all of a moment is written, and the next one would find no room.
+
+        Args:
+            kept: what the moment was about.
+
+        Raises:
+            FullDiskError: the room that was set aside has been taken.
+        """
+        if self._reserve is not None and self._reserve.used:
+            raise FullDiskError(kept, self.path)
+
     def finish(self) -> None:
         """Note that the run is complete, and drop the states of its phases and evaluations."""
+        self._release()
         for path in (self.path / "state").glob("*.pt"):
             path.unlink()
         shutil.rmtree(self.path / "state" / "evaluations", ignore_errors=True)
@@ -188,8 +236,21 @@ class RunFolder:
                 "with --out."
             ) from None
 
+    def _check_writable(self) -> None:
+        """Ask for every folder of the run: any of them will be written to."""
+        for place in (self.path, *filter(Path.is_dir, self.path.rglob("*"))):
+            if not os.access(place, os.W_OK | os.X_OK):
+                number = errno.EROFS if _is_read_only(place) else errno.EACCES
+                raise OSError(number, os.strerror(number), str(place))
+
+    def _release(self) -> None:
+        if self._reserve is not None:
+            with suppress(OSError):  # of a disk that has become read-only
+                self._reserve.release()
+
     def close(self) -> None:
-        """Let other processes in again."""
+        """Give the room that was set aside back, and let other processes in again."""
+        self._release()
         if self._lock is not None:
             self._lock.close()
 
@@ -197,6 +258,7 @@ class RunFolder:
         """Make up for the moment at which the process before was killed."""
         for path in filter(_is_draft, _files(self.path)):
             path.unlink(missing_ok=True)
+        self._reserve_file.unlink(missing_ok=True)
         if not (self.path / "recipe.yaml").exists():
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
 
@@ -250,6 +312,12 @@ def _changes(path: Path, identity: dict[str, Any]) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+def _is_read_only(folder: Path) -> bool:
+    if not hasattr(os, "statvfs"):
+        return False
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _is_draft(path: Path) -> bool:

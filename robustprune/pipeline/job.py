@@ -191,7 +191,7 @@ class Job:
             history = self.shard.lead(lambda: shared.history(self.console.warn))
             if history is None:
                 model, trained = self._trained(name)
-                self.shard.lead(lambda: shared.commit(self.folder.model(name), trained))
+                self.shard.lead(lambda: self._share(shared, name, trained))
                 return model
         self.console.info(f"the dense network is reused from {shared.folder}")
         model = self.compute.placed(read_saved(shared.model, shard=self.shard).model)
@@ -201,13 +201,20 @@ class Job:
         return model
 
     def _note_reuse(self, shared: SharedDense, phases: list[Phase], history: History) -> None:
-        write_json(self.folder.reused, {"reused": shared.digest})
+        self.folder.write(lambda: write_json(self.folder.reused, {"reused": shared.digest}))
         for phase in phases:
             Curves(self.folder, self.tracker).add(phase, history)
 
     def _determinants(self) -> dict[str, Any]:
         facts = {"environment": self.environment, "origin": self.folder.origin}
         return determinants(self.recipe, self.data, **facts, max_steps=self.max_steps)
+
+    def _share(self, shared: SharedDense, name: str, history: History) -> None:
+        """Leave the dense network for other runs; this one does not fail by that."""
+        try:
+            shared.commit(self.folder.model(name), history)
+        except OSError as error:  # of a disk that may be another one than the run folder's
+            self.console.warn(f"the dense network is not shared: {error}")
 
     def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
         name = method.network(density)
@@ -242,6 +249,7 @@ class Job:
                 seed=self.recipe.seed,
                 console=self.console,
                 on_epoch=curves.add,
+                write=self.folder.write,
                 max_steps=self.max_steps,
                 shard=self.shard,
                 synchronise=self.recipe.compute.batch_norm == "synchronised",
@@ -283,7 +291,9 @@ class Job:
                 max_steps=self.max_steps,
                 origin=self.folder.origin,
             )
-            save_model(self.folder.model(name), model, masks=masks, metadata=metadata)
+            file = self.folder.model(name)
+            self.folder.write(lambda: save_model(file, model, masks=masks, metadata=metadata))
+            self.folder.stop_if_full(f"network {name}")
 
         self.shard.lead(write)
 
@@ -301,21 +311,28 @@ class Job:
                     subject,
                     device=self.compute.device,
                     console=self.console,
-                    shard=self.compute.shard,
+                    shard=self.shard,
                     progress=self.folder.judged(name, evaluator.metric),
+                    write=self.folder.write,
                 )
                 verdicts.add(evaluator, verdict)
             entry["metrics"] |= verdicts.metrics(evaluator)
-            self.shard.lead(self._write)
+            self.shard.lead(partial(self._note, f"evaluation '{evaluator.metric}' of {name}"))
         if found := soundness.alarms(evaluators, verdicts.images):
             entry["alarms"] = found
             self.console.error(soundness.describe(name, found))
         self.shard.lead(lambda: self._close(name, entry))
 
+    def _note(self, what: str) -> None:
+        self._write()
+        self.folder.stop_if_full(what)
+
     def _close(self, name: str, entry: dict[str, Any]) -> None:
         """Note and track all that is known of a network."""
         self._write()
-        annotate(self.folder.model(name), **{k: entry[k] for k in _FOUND if k in entry})
+        found = {key: entry[key] for key in _FOUND if key in entry}
+        self.folder.write(lambda: annotate(self.folder.model(name), **found))
+        self.folder.stop_if_full(f"network {name}")
         self.tracker.model(name, self.folder.model(name))
         self.tracker.metrics(name, final_metrics(entry))
         for path, place in uploads(self.folder.network(name), NETWORK_FILES):
@@ -324,4 +341,4 @@ class Job:
         self._at_work = None
 
     def _write(self) -> None:
-        write_json(self.folder.results, self.results)
+        self.folder.write(lambda: write_json(self.folder.results, self.results))

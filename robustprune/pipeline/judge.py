@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ def judge(
     console: Console,
     shard: Shard = _ALONE,
     progress: Path | None = None,
+    write: Callable[[Callable[[], None]], None] = lambda work: work(),
 ) -> Verdict:
     """Let an evaluator judge the first images of the test set.
 
@@ -64,6 +65,7 @@ def judge(
         console: the main process shows a bar.
         shard: this process's place among those of the job, all of which must call this.
         progress: a folder in which batches are kept, and those of an earlier process are found.
+        write: does what keeps a batch, and may do it twice.
 
     Raises:
         UsageError: there are no test images.
@@ -84,7 +86,7 @@ def judge(
         for batches in rounds(own, shard):
             done |= {batch.number: batch for batch in batches}
             if kept is not None:
-                shard.lead(partial(kept.add, batches))
+                shard.lead(partial(write, partial(kept.add, batches)))
             bar.advance(_images(batches), **_mean(evaluator, done))
     return _verdict(evaluator, subject, [done[number] for number in sorted(done)], shard)
 

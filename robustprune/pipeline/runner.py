@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from robustprune.artifacts.reading import read_model
 from robustprune.errors import InvalidError
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.folder import RunFolder, begun
@@ -16,6 +17,7 @@ from robustprune.pipeline.job import Job
 from robustprune.pipeline.network import initial_network
 from robustprune.pipeline.relay import open_folder
 from robustprune.pipeline.results import RunResult
+from robustprune.pipeline.space import check_room, needed
 from robustprune.pipeline.strategies import restarted
 from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
@@ -29,6 +31,11 @@ from robustprune.tracking import (
     check_store,
     open_tracker,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from robustprune.datasets import Splits
 
 
 def run(
@@ -81,24 +88,72 @@ def run(
         if restarted():
             console.warn("a process had died: started anew, from what was saved")
             resume = resume or shard.lead(lambda: begun(recipe, **where))
-        opened = partial(open_folder, shard=shard, held=held)
-        folder = opened(lambda: RunFolder.reopen(recipe, **where)) if resume else None
-        initial = None
-        if folder is None or not shard.lead(folder.model("dense").exists):
-            initial = shard.together(lambda: initial_network(recipe, data, warn=console.warn))
-        if folder is None:  # made only now: the network may not fit the data
-            folder = opened(
-                lambda: RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
-            )
-            assert folder is not None
-        elif initial is not None:
-            before = folder
-            shard.lead(lambda: check_unchanged(recipe, before.origin))
+        folder, initial = _opened(recipe, data, shard, held, console, where, resume, fresh)
         _announce(recipe, folder, console)
         tracker = _tracker(recipe, folder, runs, console, shard)
         share = None if fresh else runs
         job = Job(recipe, data, initial, folder, tracker, console, compute, max_steps, share)
         return job.finish()
+
+
+def _opened(
+    recipe: Recipe,
+    data: Splits,
+    shard: Shard,
+    held: ExitStack,
+    console: Console,
+    where: dict[str, Any],
+    resume: bool,
+    fresh: bool,
+) -> tuple[RunFolder, nn.Module | None]:
+    """The run's folder, and the network to begin with if its dense one is not there yet.
+
+    All that the user can be at fault for is found before the folder is made.
+    """
+    opened = partial(open_folder, shard=shard, held=held)
+    folder = opened(lambda: RunFolder.reopen(recipe, **where)) if resume else None
+    initial = None
+    if folder is None or not shard.lead(folder.model("dense").exists):
+        initial = shard.together(lambda: initial_network(recipe, data, warn=console.warn))
+    reserve = shard.lead(lambda: _room(recipe, data, initial, folder, where, fresh=fresh))
+    if folder is None:
+        folder = opened(
+            lambda: RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
+        )
+        assert folder is not None
+    elif initial is not None:
+        shard.lead(partial(_check_weights, recipe, folder))
+    if reserve is not None:
+        shard.lead(partial(folder.hold, reserve))
+    return folder, initial
+
+
+def _room(
+    recipe: Recipe,
+    data: Splits,
+    initial: nn.Module | None,
+    folder: RunFolder | None,
+    where: dict[str, Any],
+    *,
+    fresh: bool,
+) -> int | None:
+    """Make sure of room for the run; what of it is to be set aside. None if it has finished."""
+    if folder is not None and folder.finished:
+        return None
+    shares = not fresh and initial is not None and recipe.pretrain is not None
+    model = initial
+    if model is None:
+        assert folder is not None
+        model = read_model(folder.model("dense")).model
+    space = needed(recipe, data, model, folder)
+    out, runs = where["out"], where["runs"]
+    place = (out or runs) if folder is None else folder.path
+    check_room(space, recipe, out=place, runs=runs, shares=shares)
+    return space.reserve
+
+
+def _check_weights(recipe: Recipe, folder: RunFolder) -> None:
+    check_unchanged(recipe, folder.origin)
 
 
 def _announce(recipe: Recipe, folder: RunFolder, console: Console) -> None:

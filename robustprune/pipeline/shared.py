@@ -48,13 +48,22 @@ class SharedDense:
         self.model = self.folder / "model.safetensors"
 
     def claim(self, waiting: Callable[[], None]) -> ExitStack:
-        """Keep other jobs from training the same network; ``waiting`` is called if one is."""
+        """Keep other jobs from training the same network; ``waiting`` is called if one is.
+
+        Raises:
+            UsageError: nothing can be written there.
+        """
         file = self.folder / "lock"
         try:
             return lock(file, wait=False)
         except BlockingIOError:
             waiting()
             return lock(file, wait=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {self.folder}, where dense networks are shared: "
+                f"{error.strerror}. Mend that, or train this run's own with --fresh."
+            ) from None
 
     def history(self, warn: Callable[[str], None]) -> History | None:
         """The network's curves, if it is there; ``warn`` is told of one that is damaged."""

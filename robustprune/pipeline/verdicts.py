@@ -55,6 +55,6 @@ class Verdicts:
         return metrics
 
     def _write(self, metric: str) -> None:
-        self.images.write(self._folder.images(self._network))
-        write_json(self._folder.evaluations, self._evaluations)
+        self._folder.write(lambda: self.images.write(self._folder.images(self._network)))
+        self._folder.write(lambda: write_json(self._folder.evaluations, self._evaluations))
         clear(self._folder.judged(self._network, metric))

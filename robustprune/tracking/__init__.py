@@ -25,6 +25,7 @@ from robustprune.tracking.options import (
     TrackingOptions,
     check_store,
     describe_store,
+    local_store,
     store_uri,
 )
 from robustprune.tracking.tracker import NullTracker, Tracker, open_tracker
@@ -49,6 +50,7 @@ __all__ = [
     "ended",
     "final_metrics",
     "import_run",
+    "local_store",
     "open_tracker",
     "phase_metrics",
     "run_name",

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from robustprune.errors import first_line
@@ -51,8 +51,15 @@ def connect(uri: str) -> MlflowClient:
     if scheme_of(uri) != "sqlite" or path is None:
         return MlflowClient(tracking_uri=uri)
     with lock(path.with_name(f"{path.name}.lock"), wait=True):  # two runs may start at once
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)  # makes the tables of a new store
+        new = not path.exists() or not path.stat().st_size
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)  # makes the tables of a new store
+        except Exception:
+            if new:  # on a full disk: half of its tables would keep all later runs out
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
     return client
 
 

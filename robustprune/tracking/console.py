@@ -17,6 +17,8 @@ from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.table import Column, Table
 from rich.text import Text
 
+from robustprune.files import FULL
+
 _EVERY = 30.0  # seconds between two lines of a long bar in a log file
 _TICK = 0.1  # the same for the moving bar
 _WIDE = 240  # columns of a log file
@@ -226,7 +228,17 @@ class Silent(Console):
 
 
 class _Quiet(RichConsole):
-    """Goes on in silence when its reader has gone (``robustprune run … | head``)."""
+    """Goes on in silence when its reader has gone (``robustprune run … | head``).
+
+    It does so while the disk of its file is full, too: its lines come when there is room.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
 
     def on_broken_pipe(self) -> None:
         self.file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)

@@ -44,6 +44,11 @@ def store_uri(options: TrackingOptions, runs: Path) -> str:
     return options.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
+def local_store(options: TrackingOptions, runs: Path) -> Path | None:
+    """The file or folder of this machine that the store is; None if it is a server."""
+    return local_path(store_uri(options, runs))
+
+
 def describe_store(options: TrackingOptions, runs: Path) -> str:
     """Where the runs are, as a line for people: without passwords, and short below the cwd.
 
@@ -129,6 +134,8 @@ def _check_writable(path: Path, scheme: str) -> None:
     while not target.exists():
         target = target.parent
     wrong_kind = not target.is_dir() and (scheme == "file" or target != path.absolute())
+    if not wrong_kind and target.is_file() and os.access(target, os.W_OK):
+        target = target.parent  # SQLite writes its journal beside the file
     if wrong_kind or not os.access(target, os.W_OK):
         raise UsageError(
             f"tracking: cannot write '{path}', because '{target}' is not a writable "

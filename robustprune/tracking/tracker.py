@@ -19,9 +19,8 @@ from robustprune.tracking.layout import flatten
 from robustprune.tracking.options import (
     TrackingOptions,
     check_store,
-    local_path,
+    local_store,
     redact,
-    store_uri,
 )
 from robustprune.tracking.store import Store
 
@@ -107,7 +106,7 @@ class Tracker:
         which is not: making a new SQLite store alone took 11 s on a busy machine.
         """
         if timeout is None:
-            local = local_path(store_uri(self._options, self._runs)) is not None
+            local = local_store(self._options, self._runs) is not None
             timeout = 60.0 if local else 10.0
         if self._thread.ident is not None and not self._stopped.is_set():
             self._jobs.put(None)

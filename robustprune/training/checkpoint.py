@@ -44,9 +44,18 @@ class PhaseState:
     best: dict[str, Tensor] | None = None
 
     def save(self, path: Path) -> None:
-        """Write the state, whole or not at all."""
-        with replacing(path) as temporary:
-            torch.save(vars(self), temporary)
+        """Write the state, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(vars(self), file)
+            except RuntimeError as error:  # torch hides what the disk said behind its own words
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     @classmethod
     def load(cls, path: Path) -> PhaseState | None:

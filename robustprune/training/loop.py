@@ -36,6 +36,7 @@ class Trainer:
         console: where progress is shown.
         on_epoch: called with (phase, epochs finished, history) after an epoch has been saved, in
             the main process only.
+        write: does what writes a phase's state, and may do it twice.
         max_steps: cut every phase after so many optimizer steps, and each validation after as many
             batches.
         memory_format: how batches of images are laid out.
@@ -50,6 +51,7 @@ class Trainer:
     seed: int
     console: Console
     on_epoch: Callable[[Phase, list[dict[str, float]]], None] = lambda phase, history: None
+    write: Callable[[Callable[[], None]], None] = lambda work: work()
     max_steps: int | None = None
     memory_format: torch.memory_format = torch.preserve_format
     shard: Shard = field(default_factory=Shard)

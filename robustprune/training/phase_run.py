@@ -252,4 +252,4 @@ class PhaseRun:
         state.optimizer = self.stepper.optimizer.state_dict()
         state.objective = self.objective.merged(self.shard.gather(self.objective.state_dict()))
         state.scaler = {} if scaler is None else scaler.state_dict()
-        self.shard.lead(lambda: state.save(self.path))
+        self.shard.lead(lambda: self.trainer.write(lambda: state.save(self.path)))

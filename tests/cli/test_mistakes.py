@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -241,13 +242,23 @@ def test_a_folder_that_cannot_be_written(command: Command, here: Path) -> None:
     assert_told(said, "cannot write to locked/run", "Permission denied", "--out")
 
 
-def test_a_full_disk(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object, **options: object) -> None:
-        raise OSError(28, "No space left on device", "run/dense/model.safetensors")
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "the disk has become read-only"),
+    ],
+)
+def test_a_disk_that_takes_no_more(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("robustprune.artifacts.container.save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     said = command("run", tiny.write(here, DENSE), "--quiet", "--out", "run")
-    assert_told(said, "the disk is full (run/dense/model.safetensors)", "resume")
+    assert_told(said, f"{reason} (run/dense/model.safetensors)", "resume")
 
 
 def test_nothing_to_resume(command: Command, here: Path) -> None:

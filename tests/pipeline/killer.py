@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 Arm = Callable[[], None]
 
@@ -66,9 +66,9 @@ def half_written() -> None:
 
     original = torch.save
 
-    def deadly(value: Any, path: Path) -> None:
-        original(value, path)
-        os.truncate(path, path.stat().st_size // 2)
+    def deadly(value: Any, file: BinaryIO) -> None:
+        original(value, file)
+        file.truncate(file.tell() // 2)
         die()
 
     torch.save = deadly  # type: ignore[assignment]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,16 @@ def test_where_a_run_started_from_is_kept_as_it_was(recipe: Recipe, tmp_path: Pa
     again = RunFolder.reopen(recipe, **where)
     assert again is not None
     assert again.origin == {"weights": "pretrained"}
+
+
+@pytest.mark.parametrize("name", [".", "state", "dense"])
+def test_a_run_any_folder_of_which_takes_no_files_is_not_resumed(
+    recipe: Recipe, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    where: dict[str, Any] = {"runs": tmp_path, "out": run, "cut": {}}
+    RunFolder.begin(recipe, **where).close()
+    (run / "dense").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != run / name)
+    with pytest.raises(UsageError, match=f"Permission denied. Make {run / name} writable"):
+        RunFolder.reopen(recipe, **where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import torch
 
 from robustprune.artifacts.reading import read_model
 from robustprune.datasets.source import Mixed, TensorSource
+from robustprune.errors import UsageError
 from robustprune.files import lock
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.results import environment
@@ -225,3 +227,27 @@ def test_an_interrupted_run_goes_on_and_shares_what_it_ends_with(
     other = go(tmp_path / "other", DENSE)
     assert trained == {"pretrain": 5}
     assert tiny.models(other.folder) == tiny.models(whole.folder)
+
+
+def test_a_place_that_takes_no_files_is_refused_before_training(
+    tmp_path: Path, trained: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("robustprune.pipeline.shared.lock", read_only)
+    with pytest.raises(UsageError, match=r"dense networks are shared: Read-only .* --fresh"):
+        go(tmp_path / "run", DENSE)
+    assert trained == {}
+
+
+def test_one_that_cannot_be_left_for_others_costs_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(SharedDense, "commit", denied)
+    result = go(tmp_path / "run", DENSE)
+    assert [network["name"] for network in result.networks] == ["dense"]
+    assert "the dense network is not shared" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import re
@@ -20,6 +21,33 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return Terminal()
+
+
+def test_a_log_file_on_a_full_disk_stops_nothing_and_goes_on_when_there_is_room() -> None:
+    class Filled(io.StringIO):
+        full = True
+
+        def flush(self) -> None:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = Filled()
+    shown = Console(file=log)
+    with shown.progress("epoch 1/2", 1) as bar:
+        bar.advance()
+    log.full = False
+    shown.info("epoch 2/2")
+    assert "epoch 1/2" in log.getvalue()
+    assert log.getvalue().endswith("epoch 2/2\n")
+
+
+def test_other_faults_of_a_log_file_are_told() -> None:
+    class Torn(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        Console(file=Torn()).info("a line")
 
 
 def test_a_reader_that_has_gone_stops_nothing() -> None:

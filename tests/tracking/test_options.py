@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,18 @@ def test_bad_addresses_name_the_remedy(uri: str, message: str, tmp_path: Path) -
     (tmp_path / "taken").write_text("a file where a folder is needed")
     with pytest.raises(UsageError, match=message):
         check_store(TrackingOptions(uri=uri.format(tmp=tmp_path)), tmp_path)
+
+
+def test_a_store_in_a_folder_that_takes_no_journal_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "a.db"
+    store.touch()
+    options = TrackingOptions(uri=f"sqlite:///{store}")
+    check_store(options, tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == store)
+    with pytest.raises(UsageError, match=f"'{tmp_path}' is not a writable place"):
+        check_store(options, tmp_path)
 
 
 def test_a_bad_address_does_not_matter_when_tracking_is_off(tmp_path: Path) -> None:

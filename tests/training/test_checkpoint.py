@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -68,15 +69,28 @@ def test_a_save_that_fails_leaves_the_old_state(tmp_path, monkeypatch):
     state().save(path)
     before = path.read_bytes()
 
-    def full_disk(value, file):
-        Path(file).write_bytes(b"half a state")
-        raise OSError("no space left on device")
+    def broken(value, file):
+        file.write(b"half a state")
+        raise RuntimeError("no tensor")
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="no tensor"):
         PhaseState(epoch=3).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_the_disk_says_is_not_hidden_behind_words_of_torchs(tmp_path):
+    path = tmp_path / "state.pt"
+    state().save(path)
+    before = path.read_bytes()
+    large = PhaseState(model={"w": torch.zeros(1 << 20)})
+    (tmp_path / f".state.pt.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        large.save(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == before
 
 
 def truncated(path: Path) -> None:
