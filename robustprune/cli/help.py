@@ -25,6 +25,9 @@ Train a dense network, prune it by every method at every density, finetune, and 
   robustprune run recipes/quickstart.yaml --resume     go on where an interrupted run stopped
   robustprune run my.yaml --max-steps 2                try a recipe out in a minute
   robustprune run a.yaml b.yaml --sweep seed=[0,1]     four runs: a-seed-0, a-seed-1, …
+  robustprune run my.yaml --processes 4                share each batch among four GPUs, or cores
+
+Ctrl-C or SIGTERM: the step under way is finished and saved, and the line that goes on printed.
 
 A dense network that runs share is trained once, kept in runs/dense/, and reused (--fresh: never).
 Everything is written to runs/<recipe>/<id>/: recipe.yaml (resolved), results.json, and a folder a

@@ -67,10 +67,10 @@ def moments(disk: Disk) -> dict[str, Arm]:
     """When the disk becomes full, in the order in which a resumed run passes them."""
     from robustprune.pipeline import job
     from robustprune.pipeline.images import ImageTable
-    from robustprune.training.loop import _PhaseRun
+    from robustprune.training.phase_run import PhaseRun
 
     def step(number: int, of: str) -> Arm:
-        return before(_PhaseRun, "_step", disk.fill, number, of=of)
+        return before(PhaseRun, "_step", disk.fill, number, of=of)
 
     return {
         "in the first epoch": step(1, "dense.pretrain"),
@@ -81,7 +81,7 @@ def moments(disk: Disk) -> dict[str, Arm]:
         "before metrics are noted in the model": before(job, "annotate", disk.fill),
         "in the last epoch of pruning": step(3, "hydra-0.1.prune"),
         "in an epoch of finetuning": before(
-            _PhaseRun, "_step", lambda: disk.fill(leave=10**5), 2, of="hydra-0.1.finetune"
+            PhaseRun, "_step", lambda: disk.fill(leave=10**5), 2, of="hydra-0.1.finetune"
         ),
         "before a pruned network is written": before(job, "save_model", disk.fill),
     }
@@ -119,16 +119,16 @@ class Forks:
 
 
 def _note_steps(file: Path) -> None:
-    from robustprune.training.loop import _PhaseRun
+    from robustprune.training.phase_run import PhaseRun
 
-    original = _PhaseRun._step
+    original = PhaseRun._step
 
     def step(self: Any, *args: Any) -> None:
         with file.open("a") as notes:
             notes.write(f"{self.phase.network}.{self.phase.name} {self.state.step}\n")
         original(self, *args)
 
-    _PhaseRun._step = step  # type: ignore[method-assign]
+    PhaseRun._step = step  # type: ignore[method-assign]
 
 
 def tracked(recipe: str, disk: Disk, folder: Path) -> dict[str, Any]:

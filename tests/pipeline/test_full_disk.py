@@ -92,7 +92,8 @@ def test_a_disk_that_becomes_full_ends_the_run_and_says_what_is_kept(
 ) -> None:
     line = refusal(told, moment)
     assert f"the disk is full. The {KEPT[moment]} is kept in run. Make room and resume with" in line
-    assert "tiny.yaml --resume --out" in line
+    assert "tiny.yaml --out" in line
+    assert "/run --resume" in line
 
 
 def test_no_resume_begins_while_the_disk_is_still_full(told: Told) -> None:

@@ -17,7 +17,7 @@ from robustprune.cli import main
 from robustprune.errors import UsageError
 from robustprune.tracking import import_run, serve_ui
 from robustprune.tracking.client import connect
-from robustprune.training.loop import _PhaseRun
+from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
 
@@ -71,7 +71,7 @@ def test_the_run_ends_well_and_is_imported_when_the_server_is_back(
     evaluate = {"evaluate": tiny.RECIPE["evaluate"]}
     tracking = {"tracking": {"enabled": True, "experiment": "trial", "uri": uri}}
     recipe = tiny.write(tmp_path, tiny.SMALL, evaluate, tracking)
-    original, killed = _PhaseRun._step, []
+    original, killed = PhaseRun._step, []
 
     with serving(store, port) as server:
 
@@ -81,7 +81,7 @@ def test_the_run_ends_well_and_is_imported_when_the_server_is_back(
                 killed.append(server)
             original(self, *args)
 
-        monkeypatch.setattr(_PhaseRun, "_step", step)
+        monkeypatch.setattr(PhaseRun, "_step", step)
         handler = signal.getsignal(signal.SIGTERM)
         code = main(["run", str(recipe), "--out", "run", "--fresh", "--quiet"])
         signal.signal(signal.SIGTERM, handler)
