@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, "imports_of", None) is not None:
             import_parts(arguments.imports_of)
         arguments.run(arguments)
+        _leave()
     except BrokenPipeError:  # `robustprune list | head`
         sys.stderr.close()
         return OK
@@ -110,6 +111,17 @@ def _is_lost(error: BaseException) -> bool:
 
     named = any(name in str(error).lower() for name in ("gloo", "nccl", "connection closed"))
     return named or isinstance(error, getattr(distributed, "DistError", ()))
+
+
+def _leave() -> None:
+    """Wait for the other processes of the job, and part from them in order.
+
+    One that is still at work would lose its connection to one that has ended, and abort.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _rank() -> int:

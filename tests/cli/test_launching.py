@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from robustprune.cli.launching import processes
 from robustprune.cli.main import FAULT, INTERRUPTED, OK, USAGE
 from robustprune.errors import UsageError
+from robustprune.pipeline import RunResult
 
 from ..jobs import environment
 from ..pipeline import tiny
@@ -196,6 +197,27 @@ def test_a_scheduler_s_stop_saves_the_step_and_the_line_goes_on(tmp_path: Path) 
     assert tiny.models(tmp_path / "run") == tiny.models(tmp_path / "whole")
     histories = [(tmp_path / n / "dense" / "history.json").read_text() for n in ("run", "whole")]
     assert histories[0] == histories[1]
+
+
+def test_processes_that_judge_are_stopped_and_go_on(tmp_path: Path, small: RunResult) -> None:
+    model = small.folder / "dense" / "model.safetensors"
+    judged = ["evaluate", model, "--evaluator", "pgd:eps=0.1,steps=2000,batch_size=5"]
+    judged += ["--samples", "60", "--state", "kept", "--processes", "2"]
+    kept = tmp_path / "kept"
+
+    def some() -> bool:
+        return len(list(kept.rglob("*.safetensors"))) >= 4
+
+    said = stopped(tmp_path, some, *judged, "--images", "stopped.csv")
+    assert said.code == INTERRUPTED, said.err
+    assert 4 <= len(list(kept.rglob("*.safetensors"))) < 12
+    (line,) = re.findall(r"^Resume with: robustprune (.*)$", said.err, re.MULTILINE)
+    resumed = typed(tmp_path, *shlex.split(line))
+    assert (resumed.code, resumed.err) == (OK, "")
+    assert not kept.exists()
+    whole = typed(tmp_path, *judged[:-4], "--images", "whole.csv")
+    assert whole.code == OK
+    assert (tmp_path / "stopped.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
 def test_a_fault_of_the_user_s_is_told_once(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def test_the_shortest_recipe_has_the_documented_defaults() -> None:
         "device": "auto",
         "precision": "fp32",
         "threads": None,
+        "batch_norm": "synchronised",
         "channels_last": False,
     }
     assert recipe.tracking.enabled
