@@ -36,11 +36,17 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def orderly() -> Iterator[Callable[[], bool]]:
-    """Let a block see to its own end; it is given what tells whether to stop."""
+    """Let a block see to its own end; it is given what tells whether to stop.
+
+    Raises:
+        KeyboardInterrupt: the block has ended without having looked at a request.
+    """
     before = _Request.orderly
     _Request.orderly = True
     try:
         yield lambda: _Request.arrived
+        if _Request.arrived:
+            raise KeyboardInterrupt
     finally:
         _Request.orderly = before
         _Request.arrived = False

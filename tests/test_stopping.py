@@ -20,24 +20,34 @@ def test_a_stop_interrupts_at_once(number: signal.Signals) -> None:
         send(number)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_orderly_work_is_told_and_goes_on(number: signal.Signals) -> None:
+def work(seen: list[bool], *numbers: signal.Signals) -> None:
+    """Orderly work that gets some signals and looks whether it is to stop after each."""
     with stoppable(), orderly() as asked:
-        assert not asked()
-        send(number)
-        assert asked()
+        seen.append(asked())
+        for number in numbers:
+            send(number)
+            seen.append(asked())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_orderly_work_is_told_and_comes_to_its_end(number: signal.Signals) -> None:
+    seen: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):
+        work(seen, number)
+    assert seen == [False, True]
+    work(seen)
 
 
 def test_the_second_stop_interrupts_orderly_work() -> None:
-    with stoppable(), orderly():
-        send(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGTERM)
+    seen: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):
+        work(seen, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    assert seen == [False, True]
 
 
 def test_a_stop_does_not_outlive_the_work_that_it_was_for() -> None:
     with stoppable():
-        with orderly():
+        with pytest.raises(KeyboardInterrupt), orderly():
             send(signal.SIGINT)
         with orderly() as asked:
             assert not asked()

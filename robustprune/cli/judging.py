@@ -61,7 +61,8 @@ def _judge(arguments: Namespace, documents: Documents) -> None:
         evaluators=documents(saved.metadata),
         samples=arguments.samples,
     )
-    _check_outputs(arguments)
+    if is_main():
+        _check_outputs(arguments)
     with _kept(arguments) as state:
         judgement = evaluate(
             saved, data, evaluators, seed=arguments.seed, console=console, state=state

@@ -18,11 +18,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from robustprune.cli.replies import DIED, FOLDER, ProcessError, Reply, launched
+from robustprune.cli.replies import DIED, FAULT, FOLDER, INTERRUPTED, ProcessError, Reply, launched
 from robustprune.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+_PATIENCE = "300"
+"""Seconds that processes which are told to stop have for their step."""
 
 
 def is_main() -> bool:
@@ -84,7 +87,9 @@ def launch(words: Sequence[str], *, processes: int, restarts: int = 0) -> None:
             raise ProcessError(_cause(Path(folder), error.failures, processes)) from None
         except SignalException:
             reply = Reply.read(Path(folder), rank=0)
-            raise KeyboardInterrupt if reply is None else ProcessError(reply) from None
+            if reply is None or (reply.echo and reply.code != INTERRUPTED):  # or it was killed
+                raise KeyboardInterrupt from None
+            raise ProcessError(reply) from None
 
 
 @contextmanager
@@ -95,6 +100,8 @@ def _environment(folder: str, processes: int) -> Iterator[None]:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # processes that are started anew would find the addresses of those before in a shared store
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)  # or a step is cut off
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ[FOLDER] = folder
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -110,7 +117,9 @@ def _cause(folder: Path, failures: Mapping[int, ProcessFailure], world: int) -> 
     """What the main process says of a fault that it has, too, or the one that failed first."""
     by_time = sorted(failures.items(), key=lambda item: (item[0] > 0, item[1].timestamp))
     replies = [_of(folder, rank, failure, world) for rank, failure in by_time]
-    return next((reply for reply in replies if not reply.echo), replies[0])
+    first = next((reply for reply in replies if not reply.echo), None)
+    stopped = next((reply for reply in replies if reply.code == INTERRUPTED), replies[0])
+    return first or stopped
 
 
 def _of(folder: Path, rank: int, failure: ProcessFailure, world: int) -> Reply:
@@ -125,4 +134,4 @@ def _of(folder: Path, rank: int, failure: ProcessFailure, world: int) -> Reply:
     )
     echo = code == -signal.SIGTERM  # the launcher ends the others so
     guess = " The memory may have been full." if code == -signal.SIGKILL else ""
-    return Reply(1, DIED, f"process {rank} of {world} {how}.{guess}", echo=echo)
+    return Reply(FAULT, DIED, f"process {rank} of {world} {how}.{guess}", echo=echo)

@@ -9,10 +9,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from robustprune.cli.imports import import_parts
 from robustprune.cli.parser import parser
-from robustprune.cli.replies import ProcessError, Reply, launched
+from robustprune.cli.replies import (
+    FAULT,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    ProcessError,
+    Reply,
+    launched,
+)
 from robustprune.errors import (
     FullDiskError,
     InterruptedRun,
@@ -20,10 +30,10 @@ from robustprune.errors import (
     PeerError,
     SoundnessError,
     UsageError,
+    first_line,
 )
 from robustprune.files import FULL
 
-OK, FAULT, USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_LINES = 23  # with the line before and the line after them: one screen
 _FAULT = "this is a fault of robustprune, not of your input. Please report it."
 
@@ -35,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; the process's own if absent.
     """
     arguments = parser().parse_args(argv)
+    if (reply := Reply.before()) is not None:
+        return _tell(reply)
     if _rank():
         warnings.simplefilter("ignore")  # the main process warns
     try:
@@ -66,8 +78,11 @@ def _reply(error: BaseException) -> Reply:
         return Reply(INTERRUPTED, kind, text, echo=True, folder=str(error))
     if isinstance(error, KeyboardInterrupt):
         return Reply(INTERRUPTED, kind, "interrupted.", echo=True)
-    if isinstance(error, PeerError) or _is_lost(error):
+    if isinstance(error, PeerError):
         return Reply(FAULT, kind, "error: another process of the job has failed.", echo=True)
+    if _is_lost(error):
+        text = f"error: another process does not answer any more: {first_line(error)}"
+        return Reply(FAULT, kind, text, echo=True)
     if isinstance(error, OSError) and (text := _of_disk(error)):
         return Reply(USAGE, kind, f"error: {text}")
     trace = "".join(traceback.format_exception(error))
@@ -78,10 +93,20 @@ def _tell(reply: Reply) -> int:
     """Print it, or leave it to who has launched this process; returns the exit code."""
     if launched():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the others' end must not cut it short
-        reply.leave()
-    elif not (reply.echo and _rank()) and not (reply.kind == "PeerError" and _watched()):
+        with suppress(OSError):  # of a full disk, of which it may be the news
+            reply.leave()
+            return reply.code
+    if not (reply.echo and _rank()) and not _told_elsewhere(reply):
         print(reply.of(_rank()).text, file=sys.stderr)
     return reply.code
+
+
+def _told_elsewhere(reply: Reply) -> bool:
+    """Whether another process says it, or the launcher that watches this one."""
+    if reply.kind == PeerError.__name__:
+        return "TORCHELASTIC_RUN_ID" in os.environ
+    # found before the processes knew of each other, and on each machine by its first one
+    return reply.code == USAGE and _group() is None and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _of_disk(error: OSError) -> str:
@@ -118,16 +143,17 @@ def _leave() -> None:
 
     One that is still at work would lose its connection to one that has ended, and abort.
     """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
+    if (group := _group()) is not None:
+        group.barrier()
+        group.destroy_process_group()
+
+
+def _group() -> Any:
+    """torch.distributed, if this process is connected to others by it."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    known = distributed is not None and distributed.is_available()
+    return distributed if known and distributed.is_initialized() else None
 
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
-
-
-def _watched() -> bool:
-    """Whether a launcher watches this process, which tells what became of the others."""
-    return "TORCHELASTIC_RUN_ID" in os.environ

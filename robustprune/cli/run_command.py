@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustprune.cli.launching import is_main, launch, processes
-from robustprune.cli.replies import DIED, ProcessError, launched
+from robustprune.cli.replies import DIED, ProcessError, Reply, launched
 from robustprune.cli.variants import Variant, variants
 from robustprune.errors import (
     DivergedError,
@@ -119,17 +119,24 @@ def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool)
     words += ["--quiet"] if arguments.quiet else []
     try:
         launch([*words, *_shortened(arguments)], processes=count, restarts=arguments.restarts or 0)
+    except KeyboardInterrupt:
+        line = _resume_line(arguments, arguments.out)
+        raise InterruptedRun(f"Resume with: {line}") from None
     except ProcessError as error:
-        reply = error.reply
-        line = _resume_line(arguments, reply.folder or arguments.out)
-        if reply.kind == InterruptedRun.__name__:
-            raise InterruptedRun(f"Resume with: {line}") from None
-        if reply.kind == FullDiskError.__name__:
-            raise ProcessError(replace(reply, text=f"{reply.text} with: {line}")) from None
-        if reply.kind == DIED:
-            text = f"error: {reply.text} What was saved is kept; go on with: {line}"
-            raise ProcessError(replace(reply, text=text)) from None
-        raise
+        raise _told(error.reply, arguments) from None
+
+
+def _told(reply: Reply, arguments: Namespace) -> BaseException:
+    """The error that a process's reply stands for, with the line that goes on."""
+    line = _resume_line(arguments, reply.folder or arguments.out)
+    if reply.kind == InterruptedRun.__name__:
+        return InterruptedRun(f"Resume with: {line}")
+    text = reply.text
+    if reply.kind == FullDiskError.__name__:
+        text = f"{text} with: {line}"
+    if reply.kind == DIED:
+        text = f"error: {text} What was saved is kept; go on with: {line}"
+    return ProcessError(replace(reply, text=text))
 
 
 def _resumable(stop: InterruptedRun | FullDiskError, arguments: Namespace) -> BaseException:

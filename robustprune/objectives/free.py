@@ -68,8 +68,9 @@ class Free(Objective):
 
     def state_dict(self) -> dict[str, Any]:
         """The noise, ``(largest batch so far, channels, height, width)``."""
-        noise = self._resumed if self._noise is None else self._noise
-        return {} if noise is None else {"noise": noise.cpu()}
+        if self._noise is None:
+            return {} if self._resumed is None else {"noise": self._resumed, "whole": True}
+        return {"noise": self._noise.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the noise over."""
@@ -77,9 +78,9 @@ class Free(Objective):
 
     def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The noise of each place in the batch, which processes have in turn."""
-        parts = [state["noise"] for state in states if state]
-        if not parts:
-            return {}
+        if not states[0] or states[0].get("whole"):  # no batch was seen since it was put together
+            return {key: states[0][key] for key in states[0] if key == "noise"}
+        parts = [state["noise"] for state in states]
         whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
         for first, part in enumerate(parts):
             whole[first :: len(parts)] = part

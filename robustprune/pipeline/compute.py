@@ -73,8 +73,9 @@ class Compute:
             mixed_precision="no" if precision == "fp32" else precision,
             dynamo_backend="no",
             kwargs_handlers=[
-                # masks follow from the scores, and BatchNorm's statistics are seen to by the loop
-                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # masks follow from the scores, and BatchNorm's statistics are seen to by the loop;
+                # a network may have parameters that an objective does not use
+                DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True),
                 InitProcessGroupKwargs(timeout=_PATIENCE),
             ],
         )

@@ -16,6 +16,7 @@ from robustprune.pipeline.images import ImageTable, check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import check_takes
 from robustprune.pipeline.progress import Subject
+from robustprune.pipeline.relay import in_turn
 from robustprune.recipe import ComputeOptions
 
 if TYPE_CHECKING:
@@ -106,17 +107,13 @@ def evaluate(
             state cannot be written.
     """
     seed = int(saved.metadata.get("seed", 0)) if seed is None else seed
-    try:
-        splits: Splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
-    except UsageError as error:
-        raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
-    check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
     network = str(saved.metadata.get("network", ""))
     metrics: dict[str, Any] = {}
     images = ImageTable()
     layout = ComputeOptions(channels_last=bool(saved.metadata.get("channels_last")))
     with Compute(layout) as compute:
         shard = compute.shard
+        splits = in_turn(lambda: _images(data, saved, seed), shard=shard)
         if state is not None:
             shard.lead(state.open)
         model = compute.placed(saved.model)
@@ -137,6 +134,18 @@ def evaluate(
     if found and shard.is_main:
         console.error(soundness.describe(network, found))
     return Judgement(metrics, images, found, shard.is_main)
+
+
+def _images(data: Part, saved: SavedModel, seed: int) -> Splits:
+    """The test images, once it is sure that the network takes them."""
+    try:
+        splits: Splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
+    except UsageError as error:
+        raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
+    if splits.test is None:
+        raise UsageError("the dataset has no test images to evaluate on.")
+    check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
+    return splits
 
 
 def _create(name: str, document: dict[str, Any]) -> Part:

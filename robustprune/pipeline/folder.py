@@ -15,11 +15,12 @@ from typing import Any
 from robustprune.errors import FullDiskError, UsageError
 from robustprune.files import lock, write_json, write_text
 from robustprune.pipeline.reserve import Reserve
+from robustprune.pipeline.strategies import job
 from robustprune.recipe import Recipe
 from robustprune.recipe.document import dump
 from robustprune.tracking.layout import flatten
 
-_ORIGIN = "origin"
+_ORIGIN, _JOB = "origin", "job"
 
 
 class RunFolder:
@@ -89,6 +90,7 @@ class RunFolder:
             folder._check_writable()
             folder._claim()
             folder._tidy(recipe)
+            folder._note_job()
         except OSError as error:
             raise UsageError(
                 f"cannot resume in {path}: {error.strerror}. Make {error.filename or path} "
@@ -211,6 +213,7 @@ class RunFolder:
             run = {**_identity(recipe, cut), _ORIGIN: origin}
             write_json(self.path / "state" / "run.json", run)
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
+            self._note_job()
         except OSError as error:
             raise UsageError(
                 f"cannot write to {self.path}: {error.strerror}. Name another folder with --out."
@@ -235,6 +238,10 @@ class RunFolder:
                 f"another process is running in {self.path}. Wait for it, or name another folder "
                 "with --out."
             ) from None
+
+    def _note_job(self) -> None:
+        if (name := job()) is not None:
+            write_text(self.path / "state" / _JOB, name)
 
     def _check_writable(self) -> None:
         """Ask for every folder of the run: any of them will be written to."""
@@ -331,11 +338,13 @@ def _new(parent: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def begun(recipe: Recipe, *, runs: Path, out: Path | None, cut: dict[str, Any]) -> bool:
-    """Whether there is a run to go on with: in ``out``, or an unfinished one below ``runs``."""
-    if out is not None:
-        return (out / "state" / "run.json").is_file()
-    return known(recipe, runs=runs, cut=cut, finished=False) is not None
+def of_job(recipe: Recipe, *, runs: Path, out: Path | None) -> Path | None:
+    """The folder that this job has worked in before it was started anew, if it had one already."""
+    name = job()
+    folders = [out] if out is not None else list((runs / recipe.name).glob("*"))
+    notes = {folder: folder / "state" / _JOB for folder in folders}
+    found = [path for path, note in notes.items() if note.is_file() and note.read_text() == name]
+    return max(found, key=lambda path: path.name, default=None)
 
 
 def known(recipe: Recipe, *, runs: Path, cut: dict[str, Any], finished: bool) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -187,7 +187,8 @@ class Job:
         """The dense network that another run has trained, or a new one, left for others."""
         shared = SharedDense(runs, self.shard.lead(self._determinants))
         waiting = partial(self.console.info, f"waiting for {shared.folder}: in training")
-        with shared.claim(waiting) if self.shard.is_main else nullcontext():
+        with ExitStack() as held:
+            self.shard.lead(lambda: held.enter_context(shared.claim(waiting)) and None)
             history = self.shard.lead(lambda: shared.history(self.console.warn))
             if history is None:
                 model, trained = self._trained(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import SavedModel, rebuilt
@@ -13,6 +14,8 @@ from robustprune.pipeline.folder import RunFolder
 
 if TYPE_CHECKING:
     from robustprune.shard import Shard
+
+T = TypeVar("T")
 
 
 def open_folder(
@@ -42,6 +45,20 @@ def open_folder(
         return made[0] if made else None
     path, resumed = told
     return RunFolder(path, resumed=resumed)
+
+
+def in_turn(work: Callable[[], T], *, shard: Shard) -> T:
+    """Let every process do something that may download, on each machine one before the others.
+
+    Raises:
+        UsageError: it finds the user's input at fault here.
+        PeerError: it does so in another process.
+    """
+    if shard.world == 1:
+        return work()
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    done = shard.together(lambda: [work()] if first else [])
+    return shard.together(lambda: done[0] if done else work())
 
 
 def read_saved(path: Path, *, shard: Shard) -> SavedModel:

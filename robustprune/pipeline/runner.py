@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from robustprune.artifacts.reading import read_model
 from robustprune.errors import InvalidError
 from robustprune.pipeline.compute import Compute
-from robustprune.pipeline.folder import RunFolder, begun
+from robustprune.pipeline.folder import RunFolder, of_job
 from robustprune.pipeline.images import check_columns
 from robustprune.pipeline.job import Job
 from robustprune.pipeline.network import initial_network
-from robustprune.pipeline.relay import open_folder
+from robustprune.pipeline.relay import in_turn, open_folder
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.space import check_room, needed
-from robustprune.pipeline.strategies import restarted
+from robustprune.pipeline.strategies import check_shares, restarted
 from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.shard import Shard
@@ -77,17 +77,18 @@ def run(
     elif problems := inconsistencies(recipe):
         raise InvalidError(problems)
     console, runs = console or Console(), Path(runs)
-    out = None if out is None else Path(out)
+    asked = None if out is None else Path(out)
     check_columns(recipe.evaluate)  # type: ignore[arg-type]
     with Compute(recipe.compute) as compute, ExitStack() as held:
         shard = compute.shard
         console = console if shard.is_main else Silent()
-        shard.lead(lambda: check_store(recipe.tracking, runs))
-        data = shard.together(lambda: recipe.data.load(seed=recipe.seed))  # type: ignore[attr-defined]
-        where: dict[str, Any] = {"runs": runs, "out": out, "cut": {"max_steps": max_steps}}
+        shard.lead(lambda: _check(recipe, runs, shard.world))
+        data = in_turn(lambda: recipe.data.load(seed=recipe.seed), shard=shard)  # type: ignore[attr-defined]
         if restarted():
             console.warn("a process had died: started anew, from what was saved")
-            resume = resume or shard.lead(lambda: begun(recipe, **where))
+            before = shard.lead(lambda: of_job(recipe, runs=runs, out=asked))
+            asked, resume = before or asked, resume or before is not None
+        where: dict[str, Any] = {"runs": runs, "out": asked, "cut": {"max_steps": max_steps}}
         folder, initial = _opened(recipe, data, shard, held, console, where, resume, fresh)
         _announce(recipe, folder, console)
         tracker = _tracker(recipe, folder, runs, console, shard)
@@ -114,7 +115,7 @@ def _opened(
     folder = opened(lambda: RunFolder.reopen(recipe, **where)) if resume else None
     initial = None
     if folder is None or not shard.lead(folder.model("dense").exists):
-        initial = shard.together(lambda: initial_network(recipe, data, warn=console.warn))
+        initial = in_turn(lambda: initial_network(recipe, data, warn=console.warn), shard=shard)
     reserve = shard.lead(lambda: _room(recipe, data, initial, folder, where, fresh=fresh))
     if folder is None:
         folder = opened(
@@ -154,6 +155,11 @@ def _room(
 
 def _check_weights(recipe: Recipe, folder: RunFolder) -> None:
     check_unchanged(recipe, folder.origin)
+
+
+def _check(recipe: Recipe, runs: Path, world: int) -> None:
+    check_store(recipe.tracking, runs)
+    check_shares(recipe, world)
 
 
 def _announce(recipe: Recipe, folder: RunFolder, console: Console) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from robustprune.errors import UsageError
+from robustprune.types import PhaseName
 
 if TYPE_CHECKING:
-    from robustprune.recipe import ComputeOptions
+    from robustprune.recipe import ComputeOptions, Recipe
 
 _SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -54,9 +55,31 @@ def check_strategy(options: ComputeOptions) -> None:
     _check_devices(options)
 
 
+def job() -> str | None:
+    """What the launcher calls this job, also when it starts it anew; None if it has no name."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if name == "none" else name  # torchrun's own default, for all jobs
+
+
 def restarted() -> bool:
     """Whether the launcher has started the job's processes anew, because one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def check_shares(recipe: Recipe, world: int) -> None:
+    """Make sure that each process gets its share of every phase's batches.
+
+    Raises:
+        UsageError: it names the phase, and what to change.
+    """
+    least = world if recipe.compute.batch_norm == "synchronised" else 2 * world
+    for name in get_args(PhaseName):
+        phase = recipe.phase(name)
+        if world > 1 and phase is not None and phase.batch_size < least:
+            raise UsageError(
+                f"{name}.batch_size: {phase.batch_size} images cannot be shared among {world} "
+                f"processes. Start fewer, or --set {name}.batch_size={least}."
+            )
 
 
 def _check_devices(options: ComputeOptions) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.errors import PeerError
+from robustprune.seeding import capture
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
-    from torch import Tensor, nn
+    from torch import nn
 
     from robustprune.shard import Shard
 
@@ -45,23 +48,35 @@ def check_same(model: nn.Module, shard: Shard, *, when: str) -> None:
 
 def same_draws(shard: Shard) -> bool:
     """Whether the global generators of all processes are in the same state."""
-    states = shard.gather(_digest([torch.get_rng_state()]))
+    state = capture()
+    tensors = [value for value in (*state.values(), *state["numpy"]) if isinstance(value, Tensor)]
+    states = shard.gather((_digest(tensors), state["python"], state["numpy"][1:]))
     return all(state == states[0] for state in states)
+
+
+def learns_statistics(model: nn.Module) -> bool:
+    """Whether the network has norm layers whose running statistics move."""
+    return any(True for _ in _learning(model))
 
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     """Give the norm layers of all processes the mean of their running statistics."""
+    for module in _learning(model):
+        for statistic in (module.running_mean, module.running_var):
+            assert statistic is not None
+            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
+
+
+def _learning(model: nn.Module) -> Iterator[_NormBase]:
     for module in model.modules():
-        if isinstance(module, _NormBase):
-            for statistic in (module.running_mean, module.running_var):
-                if statistic is not None:
-                    statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
+        if isinstance(module, _NormBase) and module.training and module.running_mean is not None:
+            yield module
 
 
-def _digest(tensors: object) -> str:
+def _digest(tensors: Iterable[Tensor]) -> str:
     found = hashlib.sha256()
-    for tensor in tensors:  # type: ignore[attr-defined]
+    for tensor in tensors:
         found.update(_bytes(tensor))
     return found.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,15 @@ from robustprune.errors import DivergedError, PeerError, UsageError
 from robustprune.modes import eval_mode
 from robustprune.seeding import capture, derive, fork, restore
 from robustprune.stopping import orderly
-from robustprune.training.agreement import average_statistics, check_same, same_draws
+from robustprune.training.agreement import (
+    average_statistics,
+    check_same,
+    learns_statistics,
+    same_draws,
+)
 from robustprune.training.checkpoint import PhaseState
 from robustprune.training.meter import Meter
-from robustprune.training.phase import Phase, norm_layers
+from robustprune.training.phase import Phase
 from robustprune.training.step import Stepper
 from robustprune.types import Progress
 
@@ -50,9 +55,10 @@ class PhaseRun:
         self.stepper = Stepper(
             self.accelerator, phase, model, self.objective, synchronise=trainer.synchronise
         )
+        self._told_of_draws = False
         self.state = self.shard.lead(lambda: PhaseState.load(path)) or PhaseState()
         if self.state.step:
-            self._resume()
+            self.shard.together(self._resume)
         self._reset_scaler()
         if self.state.epoch:
             self.shard.lead(lambda: trainer.on_epoch(phase, self.state.history))
@@ -90,12 +96,17 @@ class PhaseRun:
             scaler.load_state_dict(self.state.scaler or type(scaler)().state_dict())
 
     def _epoch(self) -> None:
-        metrics = self._train()
+        meter, drawn = self._train()
+        metrics = meter.means(self.shard)
         self.phase.settle()
-        if not self.trainer.synchronise and self.shard.world > 1:
+        if self._local:
             average_statistics(self.model, self.accelerator)
         if self.trainer.data.validation is not None:
-            metrics |= self._validate(self.trainer.data.validation)
+            found = self._validate(self.trainer.data.validation)
+            if found is None:
+                self._pause(meter, drawn)
+                raise KeyboardInterrupt
+            metrics |= found
         sound = all(bool(parameter.isfinite().all()) for parameter in self.phase.moving())
         if not sound or not math.isfinite(metrics.get("val_loss", 0.0)):
             self._check(math.nan)  # the last step did it: its own loss was computed before
@@ -107,8 +118,12 @@ class PhaseRun:
         if any(self.shard.gather(self._asked())):
             raise KeyboardInterrupt
 
-    def _train(self) -> dict[str, float]:
-        """The epoch's steps, from the first or from where it was interrupted."""
+    def _train(self) -> tuple[Meter, dict[str, Any]]:
+        """Take the epoch's steps, from the first or from where it was interrupted.
+
+        Returns:
+            What was measured, and the state of the generators after the last step.
+        """
         source, state, seed = self.trainer.data.train, self.state, self.trainer.seed
         assert source is not None
         names = (self.phase.network, self.phase.name, state.epoch)
@@ -131,7 +146,7 @@ class PhaseRun:
                     break
                 self._learn(batch, meter, bar)
             self._check_draws()
-        return meter.means(self.shard)
+            return meter, capture()
 
     def _steps_left(self, source: Source) -> int:
         batches = source.steps(self.phase.batch_size, world=self.shard.world) - self.state.batch
@@ -147,7 +162,7 @@ class PhaseRun:
             stop = self._step(TrainingBatch(images, labels, batch.rows), meter, bar) or stop
         self.state.batch += 1
         if stop:
-            self._pause(meter)
+            self._pause(meter, capture())
             raise KeyboardInterrupt
 
     def _step(self, batch: TrainingBatch, meter: Meter, bar: Bar) -> bool:
@@ -179,15 +194,23 @@ class PhaseRun:
         )
 
     def _check_draws(self) -> None:
-        if self.shard.world > 1 and not same_draws(self.shard):
+        """Say once a phase that something is drawn in a way that `WholeBatch` does not know."""
+        if self.shard.world == 1 or self._told_of_draws:
+            return
+        if not same_draws(self.shard) or self.stepper.foreign:
+            self._told_of_draws = True
+            what = f" by {', '.join(sorted(self.stepper.foreign))}" if self.stepper.foreign else ""
             self.trainer.console.warn(
-                f"{self._title}: the processes drew random numbers of different shapes, so this "
-                "network is another one than with another number of processes."
+                f"{self._title}: what is drawn{what} depends on the number of processes, and so "
+                "does this network."
             )
 
     @torch.no_grad()
-    def _validate(self, source: Source) -> dict[str, float]:
-        """The loss by which epochs are compared, each process judging some of the batches."""
+    def _validate(self, source: Source) -> dict[str, float] | None:
+        """The loss by which epochs are compared, each process judging some of the batches.
+
+        None if some process was asked to stop meanwhile.
+        """
         phase, trainer, meter = self.phase, self.trainer, Meter()
         # as at the phase's end, so that epochs of a ramp can be compared
         progress = self._progress(phase.epochs - 1, self.total - 1)
@@ -204,6 +227,8 @@ class PhaseRun:
                     with fork(trainer.seed, *names, number):
                         self._judge(images, labels, progress, meter)
                 bar.advance(len(labels), loss=meter.loss, accuracy=meter.accuracy)
+                if number % world == world - 1 and any(self.shard.gather(self._asked())):
+                    return None
         return {f"val_{name}": value for name, value in meter.means(self.shard).items()}
 
     def _judge(self, images: Tensor, labels: Tensor, progress: Progress, meter: Meter) -> None:
@@ -238,12 +263,17 @@ class PhaseRun:
             model = self.model.state_dict()
             state.best = {name: tensor.clone() for name, tensor in model.items()}
 
-    def _pause(self, meter: Meter) -> None:
+    @property
+    def _local(self) -> bool:
+        """Whether each process has running statistics of its own until the epoch ends."""
+        alone = self.trainer.synchronise or self.shard.world == 1
+        return not alone and learns_statistics(self.model)
+
+    def _pause(self, meter: Meter, drawn: dict[str, Any]) -> None:
         """Save the state within an epoch, where what follows would be the same to the bit."""
-        local = not self.trainer.synchronise and bool(norm_layers(self.model))
-        if self.shard.world > 1 and local:
+        if self._local:
             return  # the statistics of the other processes would be lost: the epoch is begun again
-        self.state.sums, self.state.random = self.shard.gather(meter.sums), capture()
+        self.state.sums, self.state.random = self.shard.gather(meter.sums), drawn
         self._save()
 
     def _save(self) -> None:

@@ -35,8 +35,13 @@ class BatchObjective(nn.Module):
         self.objective = objective
 
     def forward(self, images: Tensor, labels: Tensor, progress: Progress) -> Loss:
-        """The objective's loss of the network on this batch."""
-        return self.objective(self.model, images, labels, progress)
+        """The objective's loss of the network on this batch.
+
+        Only the total has a graph: DDP takes all that it finds one of for what is differentiated.
+        """
+        loss = self.objective(self.model, images, labels, progress)
+        parts = {name: part.detach() for name, part in loss.parts.items()}
+        return Loss(loss.total, loss.logits.detach(), parts)
 
 
 class Taken(NamedTuple):
@@ -63,6 +68,7 @@ class Stepper:
 
     Attributes:
         optimizer: the phase's, new.
+        foreign: functions that have drawn otherwise than one process would.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Stepper:
         self._accelerator, self._phase, self._synchronise = accelerator, phase, synchronise
         self._model, self._objective = model, objective
         self.optimizer = phase.build_optimizer()
+        self.foreign: set[str] = set()
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def prepare(self) -> None:
@@ -147,7 +154,9 @@ class Stepper:
         with ExitStack() as entered:
             if rows.every > 1:
                 entered.enter_context(sharing(rows))
-                whole = WholeBatch(images.shape, rows, synchronise=self._synchronise)
+                whole = WholeBatch(
+                    images.shape, rows, synchronise=self._synchronise, foreign=self.foreign
+                )
                 entered.enter_context(whole)
             yield
 

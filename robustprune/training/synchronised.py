@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -84,6 +85,7 @@ class _Normalise(torch.autograd.Function):
         return normalised
 
     @staticmethod
+    @once_differentiable  # the sums over the processes have no gradient
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = grads
         normalised, scale, count = ctx.saved_tensors

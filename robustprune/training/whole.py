@@ -27,17 +27,21 @@ class WholeBatch(TorchFunctionMode):
 
     A draw belongs to the batch if its shape ends in that of the images, or begins with their
     number. All others are left alone: they are the same on every process, which starts each epoch
-    in the same random state.
+    in the same random state. So are the draws inside torch's attention, which are noted.
 
     Args:
         shape: of the images here, ``(n, channels, height, width)``.
         rows: which of the batch they are.
         synchronise: whether BatchNorm takes the whole batch's statistics.
+        foreign: takes the names of functions that drew for this process's images alone.
     """
 
-    def __init__(self, shape: Sequence[int], rows: Rows, *, synchronise: bool) -> None:
+    def __init__(
+        self, shape: Sequence[int], rows: Rows, *, synchronise: bool, foreign: set[str]
+    ) -> None:
         super().__init__()
-        self._shape, self._rows, self.synchronise = tuple(shape), rows, synchronise
+        self._shape, self._rows = tuple(shape), rows
+        self.synchronise, self.foreign = synchronise, foreign
 
     def __torch_function__(
         self,
@@ -65,9 +69,15 @@ class WholeBatch(TorchFunctionMode):
     def whole(self, like: Tensor, axis: int) -> Tensor:
         """An empty tensor for the whole batch, laid out in memory as ``like`` is."""
         shape = self.widened(like.shape, axis)
-        if axis > 0:
+        if axis > 0 or like.stride(0) != like[0].numel():  # expanded, or transposed
             return like.new_empty(shape)
         return like.new_empty(0).new_empty_strided(shape, like.stride())
+
+    def embedded(self, x: Tensor, axis: int) -> Tensor:
+        """Zeros for the whole batch, with ``x`` in the rows of the images here."""
+        whole = self.whole(x, axis).zero_()
+        whole[(slice(None),) * axis + (self._rows.place,)] = x
+        return whole
 
     def mine(self, whole: Tensor, axis: int) -> Tensor:
         """The rows of the images here."""
@@ -89,8 +99,34 @@ def _like(mode: WholeBatch, func: Callable[..., Any], args: Any, kwargs: Any) ->
     axis = mode.axis(args[0].shape)
     if axis is None:
         return func(*args, **kwargs)
+    leaf = kwargs.pop("requires_grad", False)
     drawn = func(mode.whole(args[0], axis), *args[1:], **kwargs)
-    return torch.empty_like(args[0], dtype=drawn.dtype).copy_(mode.mine(drawn, axis))
+    mine = torch.empty_like(args[0], dtype=drawn.dtype).copy_(mode.mine(drawn, axis))
+    return mine.requires_grad_(leaf)
+
+
+def _of_tensors(mode: WholeBatch, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """``torch.bernoulli(p)``, ``torch.normal(mean, std)`` and the like, element by element."""
+    shapes = [value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    axes = {mode.axis(shape) for shape in shapes if shape}
+    if len(axes) != 1 or (axis := axes.pop()) is None:
+        return func(*args, **kwargs)
+
+    def widened(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.dim()
+        return mode.embedded(value, axis) if batched else value
+
+    wide = [widened(value) for value in args]
+    return mode.mine(func(*wide, **{k: widened(v) for k, v in kwargs.items()}), axis)
+
+
+def _attention(mode: WholeBatch, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Attention of torch's, which drops out where no mode of ours can see it."""
+    at = _DROPOUT[func]
+    rate = args[at] if len(args) > at else kwargs.get("dropout_p", 0.0)
+    if rate > 0 and kwargs.get("training", True):
+        mode.foreign.add(func.__name__)
+    return func(*args, **kwargs)
 
 
 def _sized(mode: WholeBatch, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -98,16 +134,18 @@ def _sized(mode: WholeBatch, func: Callable[..., Any], args: Any, kwargs: Any) -
     given = "size" in kwargs
     size = kwargs["size"] if given else args[-1] if isinstance(args[-1], Sequence) else args
     if any(isinstance(length, Tensor | float) for length in size):  # torch.normal(mean, std)
-        return func(*args, **kwargs)
+        return _of_tensors(mode, func, args, kwargs)
     axis = mode.axis(size)
     if axis is None:
         return func(*args, **kwargs)
+    leaf = kwargs.pop("requires_grad", False)
     wide = mode.widened(size, axis)
     if given:
         drawn = func(*args, **{**kwargs, "size": wide})
     else:
         drawn = func(*(args[:-1] if size is not args else ()), wide, **kwargs)
-    return mode.mine(drawn, axis).clone(memory_format=torch.contiguous_format)
+    mine = mode.mine(drawn, axis).clone(memory_format=torch.contiguous_format)
+    return mine.requires_grad_(leaf)
 
 
 def _dropout(mode: WholeBatch, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -135,10 +173,17 @@ _IN_PLACE = (
     Tensor.cauchy_,
     Tensor.geometric_,
 )
+_DROPOUT: dict[Callable[..., Any], int] = {
+    F.scaled_dot_product_attention: 4,
+    F.multi_head_attention_forward: 10,
+}
+"""The place of each one's rate of dropout among its arguments."""
 _HANDLERS: dict[Callable[..., Any], Handler] = {
     **dict.fromkeys(_IN_PLACE, _in_place),
     **dict.fromkeys((torch.randn_like, torch.rand_like, torch.randint_like), _like),
     **dict.fromkeys((torch.randn, torch.rand, torch.randint, torch.normal), _sized),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), _dropout),
+    **dict.fromkeys((torch.bernoulli, F.alpha_dropout, F.feature_alpha_dropout), _of_tensors),
+    **dict.fromkeys(_DROPOUT, _attention),
     F.batch_norm: _batch_norm,
 }

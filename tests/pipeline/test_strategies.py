@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from robustprune.errors import UsageError
-from robustprune.pipeline.strategies import check_strategy, restarted
+from robustprune.pipeline.folder import RunFolder, of_job
+from robustprune.pipeline.strategies import check_shares, check_strategy, restarted
 from robustprune.recipe import ComputeOptions
+
+from . import tiny
 
 
 @pytest.mark.parametrize(
@@ -62,3 +68,32 @@ def test_a_launcher_says_when_it_has_started_processes_anew(
     assert not restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert restarted()
+
+
+def test_each_process_gets_some_of_every_batch() -> None:
+    recipe = tiny.recipe({"finetune": {"batch_size": 3}})
+    check_shares(recipe, 3)
+    with pytest.raises(UsageError, match=r"finetune\.batch_size: 3 images .* among 4 processes"):
+        check_shares(recipe, 4)
+    local = tiny.recipe({"finetune": {"batch_size": 3}, "compute": {"batch_norm": "local"}})
+    with pytest.raises(UsageError, match=r"--set finetune\.batch_size=4"):
+        check_shares(local, 2)
+
+
+def test_a_job_goes_on_in_its_own_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.recipe(tiny.SMALL, {"prune": None, "finetune": None})
+    here: dict[str, Any] = {"runs": tmp_path, "cut": {}}
+    RunFolder.begin(recipe, **here, out=tmp_path / "tiny" / "other").close()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert of_job(recipe, runs=tmp_path, out=None) is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert of_job(recipe, runs=tmp_path, out=None) is None
+    RunFolder.begin(recipe, **here, out=tmp_path / "tiny" / "an own").close()
+    assert of_job(recipe, runs=tmp_path, out=None) == tmp_path / "tiny" / "an own"
+    assert of_job(recipe, runs=tmp_path, out=tmp_path / "tiny" / "other") is None
+    folder = RunFolder.reopen(recipe, **here, out=tmp_path / "tiny" / "other")
+    assert folder is not None
+    folder.close()
+    assert of_job(recipe, runs=tmp_path, out=tmp_path / "tiny" / "other") is not None

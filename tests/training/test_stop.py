@@ -21,7 +21,7 @@ from robustprune.training.checkpoint import PhaseState
 from robustprune.types import Progress
 from tests.threads import each
 from tests.training import toys
-from tests.training.toys import BENIGN, EPOCHS, STEPS, prepared, same, state_file, trainer, weights
+from tests.training.toys import EPOCHS, STEPS, prepared, same, state_file, trainer, weights
 
 
 def stopping(objective: Objective, at: int) -> Objective:
@@ -73,19 +73,29 @@ def test_steps_on_one_batch_are_not_torn_apart(tmp_path: Path) -> None:
     assert same(weights(resumed), weights(model))
 
 
-def test_a_stop_during_validation_costs_nothing(tmp_path: Path) -> None:
-    class Stopped(type(BENIGN)):  # type: ignore[misc]
-        def validation_loss(self, *args: Any) -> Loss:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return super().validation_loss(*args)  # type: ignore[no-any-return]
+@pytest.mark.parametrize("kind", toys.KINDS)
+def test_a_stop_during_validation_keeps_the_epoch_s_steps(tmp_path: Path, kind: str) -> None:
+    judged = []
 
-    path = state_file(tmp_path)
-    model, phase = prepared("pretrain", batch_size=14)
+    class Stopped(toys.Noisy):
+        def validation_loss(self, *args: Any) -> Loss:
+            judged.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().validation_loss(*args)
+
+    model, phase = prepared(kind)
+    history = trainer(toys.Noisy()).run(phase, model, state_file(tmp_path))
+    path = state_file(tmp_path, "stopped")
+    stopped, its_phase = prepared(kind)
     with pytest.raises(KeyboardInterrupt), stoppable():
-        trainer(Stopped()).run(phase, model, path)
+        trainer(Stopped()).run(its_phase, stopped, path)
+    assert judged == [1]
     state = PhaseState.load(path)
     assert state is not None
-    assert (state.epoch, state.batch, len(state.history)) == (1, 0, 1)
+    assert (state.epoch, state.batch, len(state.history)) == (0, STEPS, 0)
+    resumed, its_phase = prepared(kind)
+    assert trainer(toys.Noisy()).run(its_phase, resumed, path) == history
+    assert same(weights(resumed), weights(model))
 
 
 def test_the_noise_of_each_place_in_the_batch_is_put_together() -> None:
@@ -93,6 +103,15 @@ def test_the_noise_of_each_place_in_the_batch_is_put_together() -> None:
     merged = Free().merged([{"noise": noise[0::2]}, {"noise": noise[1::2]}])
     assert torch.equal(merged["noise"], noise)
     assert Free().merged([{}, {}]) == {}
+
+
+def test_noise_that_was_put_together_and_not_used_since_stays_as_it_is() -> None:
+    noise, processes = torch.arange(5.0).view(5, 1, 1, 1), [Free(), Free()]
+    for process in processes:
+        process.load_state_dict({"noise": noise})
+    merged = Free().merged([process.state_dict() for process in processes])
+    assert merged.keys() == {"noise"}
+    assert torch.equal(merged["noise"], noise)
 
 
 def test_processes_that_differ_are_told_by_the_main_one() -> None:

@@ -34,11 +34,21 @@ DRAWS: dict[str, Draw] = {
     "random_": lambda x: torch.empty_like(x).random_(0, 9),
     "one bernoulli_ an image": lambda x: x.new_empty(len(x), 1, 1, 1).bernoulli_(0.5),
     "one number an image": lambda x: torch.rand(len(x)),
+    "normal around the images": lambda x: torch.normal(x, 2.0),
+    "a normal distribution": lambda x: torch.distributions.Normal(x, 1.0).sample(),
+    "a wide one of numbers": lambda x: torch.distributions.Normal(0.0, 1.0).sample(x.shape),
+    "bernoulli": lambda x: torch.bernoulli(x),
+    "alpha dropout": lambda x: F.alpha_dropout(x, 0.4, training=True),
     "dropout": lambda x: F.dropout(x + 1, 0.4),
     "dropout2d": lambda x: F.dropout2d(x + 1, 0.4),
     "Dropout": lambda x: nn.Dropout(0.4)(x + 1),
     "channels last": lambda x: torch.randn_like(x.contiguous(memory_format=torch.channels_last)),
 }
+
+
+def within(images: Tensor, rows: Rows, foreign: set[str] | None = None) -> WholeBatch:
+    names = set() if foreign is None else foreign
+    return WholeBatch(images.shape, rows, synchronise=False, foreign=names)
 
 
 def drawn(draw: Draw, rank: int | None) -> tuple[Tensor, Tensor]:
@@ -49,7 +59,7 @@ def drawn(draw: Draw, rank: int | None) -> tuple[Tensor, Tensor]:
         return draw(images), torch.rand(7)
     rows = Rows(TOTAL, rank, WORLD)
     mine = images[rows.place]
-    with WholeBatch(mine.shape, rows, synchronise=False):
+    with within(mine, rows):
         return draw(mine), torch.rand(7)
 
 
@@ -80,10 +90,31 @@ def test_a_draw_for_something_else_is_the_same_in_each_process() -> None:
     assert torch.equal(first, second)
 
 
+def test_a_draw_may_be_a_leaf() -> None:
+    rows = Rows(TOTAL, 1, WORLD)
+    x = torch.zeros(len(rows), 3)
+    with within(x, rows):
+        assert torch.rand_like(x, requires_grad=True).is_leaf
+        assert torch.randn(x.shape, requires_grad=True).is_leaf
+
+
+def test_dropout_inside_attention_is_noted() -> None:
+    rows, noted = Rows(TOTAL, 1, WORLD), set[str]()
+    x = torch.ones(len(rows), 4, 8)
+    attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+    with within(x, rows, noted):
+        attention.eval()(x, x, x)
+        F.scaled_dot_product_attention(x, x, x)
+        assert not noted
+        attention.train()(x, x, x)
+        F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+    assert noted == {"multi_head_attention_forward", "scaled_dot_product_attention"}
+
+
 def test_dropout_passes_gradients_where_it_passes_values() -> None:
     rows = Rows(TOTAL, 1, WORLD)
     x = torch.ones(len(rows), 50, requires_grad=True)
-    with WholeBatch(x.shape, rows, synchronise=False):
+    with within(x, rows):
         y = F.dropout(x, 0.5)
     y.sum().backward()
     assert x.grad is not None
@@ -103,7 +134,7 @@ def test_an_objective_of_the_rows_adds_up_to_that_of_the_batch(name: str) -> Non
     def loss(rows: Rows) -> float:
         torch.manual_seed(5)
         mine, theirs = images[rows.place].double(), labels[rows.place]
-        with WholeBatch(mine.shape, rows, synchronise=False):
+        with within(mine, rows):
             found = objective(model, mine, theirs, Progress()).total
         return found.item() * len(rows) / rows.total
 
