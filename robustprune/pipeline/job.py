@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from robustprune.artifacts.dense import annotate, save_model
+from robustprune.artifacts.dense import annotate
 from robustprune.datasets import Splits
 from robustprune.errors import InterruptedRun, PeerError, SoundnessError, first_line
 from robustprune.evaluators import Evaluator
@@ -22,10 +22,9 @@ from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.curves import Curves
 from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.judge import judge
-from robustprune.pipeline.network import shape
-from robustprune.pipeline.phases import phase_data, pretraining, pruning
+from robustprune.pipeline.making import Making
+from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.progress import Subject
-from robustprune.pipeline.provenance import provenance
 from robustprune.pipeline.relay import read_saved
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.shared import History, SharedDense, determinants
@@ -48,7 +47,6 @@ from robustprune.tracking import (
     run_name,
     uploads,
 )
-from robustprune.training.loop import Trainer
 from robustprune.training.phase import Phase
 
 _FOUND = ("metrics", "alarms")
@@ -87,6 +85,8 @@ class Job:
         self._at_work: str | None = None  # the network whose tracked run is open
         self.document = self.recipe.document()
         self.shard = self.compute.shard
+        about = (self.recipe, self.data, self.folder, self.tracker, self.console, self.compute)
+        self.making = Making(*about, self.max_steps)
         processes = self.shard.world
         self.environment = results.environment(self.compute.device, processes=processes)
         self.datasets = results.datasets(self.document["data"]["name"], self.data)
@@ -179,8 +179,8 @@ class Job:
     def _trained(self, name: str) -> tuple[nn.Module, History]:
         assert self.initial is not None
         model = self.compute.placed(self.initial)
-        histories = self._train(model, pretraining(self.recipe, name, model))
-        self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        histories = self.making.train(model, pretraining(self.recipe, name, model))
+        self.making.save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         return model, [epoch for history in histories for epoch in history]
 
     def _shared(self, name: str, runs: Path) -> nn.Module:
@@ -198,7 +198,7 @@ class Job:
         model = self.compute.placed(read_saved(shared.model, shard=self.shard).model)
         phases = pretraining(self.recipe, name, model)
         self.shard.lead(lambda: self._note_reuse(shared, phases, history))
-        self._save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        self.making.save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
         return model
 
     def _note_reuse(self, shared: SharedDense, phases: list[Phase], history: History) -> None:
@@ -225,10 +225,12 @@ class Job:
             model = copy.deepcopy(dense)
             with fork(self.recipe.seed, name, "scores"):
                 masked = method.attach(model, density)
-            self._train(model, pruning(self.recipe, name, method, masked))
+            self.making.train(model, pruning(self.recipe, name, method, masked))
             turnover = masked.turnover
             masks = masked.bake()
-            self._save(name, model, masks=masks, pruner=method, density=density, turnover=turnover)
+            self.making.save(
+                name, model, masks=masks, pruner=method, density=density, turnover=turnover
+            )
         saved = read_saved(path, shard=self.shard)
         facts = {
             "kept": sum(int(mask.sum()) for mask in saved.masks.values()),
@@ -236,28 +238,6 @@ class Job:
             "turnover": saved.metadata["turnover"],
         }
         self._judge(name, self.compute.placed(saved.model), facts)
-
-    def _train(self, model: nn.Module, phases: list[Phase]) -> list[History]:
-        """Train one phase after the other; curves go to the tracker and to ``history.json``."""
-        histories = []
-        curves = Curves(self.folder, self.tracker)
-        for phase in phases:
-            trainer = Trainer(
-                accelerator=self.compute.accelerator,
-                memory_format=self.compute.memory_format,
-                objective=self.recipe.objective_of(phase.name),  # type: ignore[arg-type]
-                data=phase_data(self.recipe, self.data, phase.name),
-                seed=self.recipe.seed,
-                console=self.console,
-                on_epoch=curves.add,
-                write=self.folder.write,
-                max_steps=self.max_steps,
-                shard=self.shard,
-                synchronise=self.recipe.compute.batch_norm == "synchronised",
-            )
-            state = self.folder.state(phase.network, phase.name)
-            histories.append(trainer.run(phase, model, state))
-        return histories
 
     def _open(self, name: str, *, pruner: str | None, density: float) -> None:
         entry: dict[str, Any] = {
@@ -270,33 +250,6 @@ class Job:
         params, tags = describe_network(entry, self.results)
         self.tracker.network(name, params=params, tags=tags)
         self._entry, self._at_work = entry, name
-
-    def _save(
-        self,
-        name: str,
-        model: nn.Module,
-        *,
-        masks: dict[str, Tensor],
-        pruner: Pruner | None,
-        density: float,
-        turnover: float | None,
-    ) -> None:
-        def write() -> None:
-            metadata = provenance(
-                self.recipe,
-                network=name,
-                model=self.recipe.model.resolved(**shape(self.data)),
-                pruner=pruner,
-                density=density,
-                turnover=turnover,
-                max_steps=self.max_steps,
-                origin=self.folder.origin,
-            )
-            file = self.folder.model(name)
-            self.folder.write(lambda: save_model(file, model, masks=masks, metadata=metadata))
-            self.folder.stop_if_full(f"network {name}")
-
-        self.shard.lead(write)
 
     def _judge(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
         """Let each evaluator that has not spoken yet judge the network; write what it says."""

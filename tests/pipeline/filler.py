@@ -65,7 +65,7 @@ def before(owner: Any, method: str, act: Arm, number: int = 1, *, of: str = "") 
 
 def moments(disk: Disk) -> dict[str, Arm]:
     """When the disk becomes full, in the order in which a resumed run passes them."""
-    from robustprune.pipeline import job
+    from robustprune.pipeline import job, making
     from robustprune.pipeline.images import ImageTable
     from robustprune.training.phase_run import PhaseRun
 
@@ -75,7 +75,7 @@ def moments(disk: Disk) -> dict[str, Arm]:
     return {
         "in the first epoch": step(1, "dense.pretrain"),
         "in an epoch": step(2, "dense.pretrain"),
-        "before the dense network is written": before(job, "save_model", disk.fill),
+        "before the dense network is written": before(making, "save_model", disk.fill),
         "before an evaluation is written": before(ImageTable, "write", disk.fill),
         "before its second evaluation is written": before(ImageTable, "write", disk.fill),
         "before metrics are noted in the model": before(job, "annotate", disk.fill),
@@ -83,7 +83,7 @@ def moments(disk: Disk) -> dict[str, Arm]:
         "in an epoch of finetuning": before(
             PhaseRun, "_step", lambda: disk.fill(leave=10**5), 2, of="hydra-0.1.finetune"
         ),
-        "before a pruned network is written": before(job, "save_model", disk.fill),
+        "before a pruned network is written": before(making, "save_model", disk.fill),
     }
 
 
