@@ -24,9 +24,11 @@ def stoppable() -> Iterator[None]:
     """Take SIGINT and SIGTERM, for a block, as requests to stop.
 
     Inside `orderly` the first one is noted. Otherwise, and the second time, it raises
-    `KeyboardInterrupt` at once. To be called in the main thread.
+    `KeyboardInterrupt` at once. One that this process was started to ignore, as a script's jobs in
+    the background ignore Ctrl-C, is ignored. To be called in the main thread.
     """
-    before = {number: signal.signal(number, _receive) for number in _SIGNALS}
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _receive) for number in heard}
     try:
         yield
     finally:

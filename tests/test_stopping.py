@@ -60,3 +60,12 @@ def test_handlers_are_put_back() -> None:
     with stoppable():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_job_in_the_background_goes_on_ignoring_ctrl_c() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable():
+            send(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

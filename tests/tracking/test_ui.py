@@ -91,7 +91,8 @@ def test_the_ui_of_a_server_is_its_own() -> None:
 
 
 def test_ctrl_c_ends_the_command_and_the_server_cleanly(store: str, port: int) -> None:
-    code = "import sys; from robustprune.cli import main; sys.exit(main())"
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; import sys; from robustprune.cli import main; sys.exit(main())"
     words = [sys.executable, "-u", "-c", code, "ui", store, "--port", str(port)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ui:
         assert ui.stdout is not None
