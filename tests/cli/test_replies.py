@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,14 @@ from robustprune.cli.replies import DIED, FOLDER, Reply
 
 
 @pytest.fixture
-def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """This process is number 1 of a job that has been started anew twice."""
+    handler = signal.getsignal(signal.SIGTERM)  # one that replies ignores it from then on
     monkeypatch.setenv(FOLDER, str(tmp_path))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    return tmp_path
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
 
 
 def left(reply: Reply, *, attempt: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
