@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from robustprune.errors import PeerError, UsageError
+from robustprune.errors import PeerError
 
 T = TypeVar("T")
 
@@ -64,22 +64,23 @@ class Shard:
         return self.broadcast((True, result))[1]  # type: ignore[no-any-return]
 
     def together(self, work: Callable[[], T]) -> T:
-        """Let every process do something that may find the user's input at fault in some of them.
+        """Let every process do something that may fail in some of them; then it fails in all.
 
         Raises:
-            UsageError: it did so here, and in no process before this one.
-            PeerError: it did so in a process before this one, or only in others.
+            BaseException: that of ``work``, if it failed in no process before this one. An
+                interruption is always raised where it arrived.
+            PeerError: it failed in a process before this one, or only in others.
         """
         if self.world == 1:
             return work()
-        fault = None
+        fault: BaseException | None = None
         try:
             result = work()
-        except UsageError as error:
+        except BaseException as error:  # an interruption too: the others are waiting
             fault = error
         failed = [rank for rank, wrong in enumerate(self.gather(fault is not None)) if wrong]
         if not failed:
             return result
-        if fault is not None and failed[0] == self.rank:
+        if fault is not None and (failed[0] == self.rank or not isinstance(fault, Exception)):
             raise fault
-        raise PeerError(failed[0])
+        raise PeerError(failed[0]) from fault

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import TypeVar
 
-from robustprune.errors import PeerError
 from robustprune.shard import Shard
 
 T = TypeVar("T")
@@ -25,23 +24,9 @@ def rounds(own: Iterator[T], shard: Shard) -> Iterator[list[T]]:
     Raises:
         PeerError: another process has failed, and says itself why.
     """
-    while found := [piece for some in _each(shard, lambda: [*islice(own, 1)]) for piece in some]:
+    while found := _gathered(shard.together(lambda: [*islice(own, 1)]), shard):
         yield found
 
 
-def _each(shard: Shard, work: Callable[[], T]) -> list[T]:
-    """What ``work`` gives in each process, by rank. Where it fails, the first process tells."""
-    if shard.world == 1:
-        return [work()]
-    fault = result = None
-    try:
-        result = work()
-    except BaseException as error:  # an interruption too: the others are waiting
-        fault = error
-    outcomes = shard.gather((fault is None, result))
-    failed = [rank for rank, (done, _) in enumerate(outcomes) if not done]
-    if not failed:
-        return [found for _, found in outcomes]
-    if fault is not None and (failed[0] == shard.rank or not isinstance(fault, Exception)):
-        raise fault
-    raise PeerError(failed[0]) from fault
+def _gathered(pieces: list[T], shard: Shard) -> list[T]:
+    return [piece for some in shard.gather(pieces) for piece in some]

@@ -195,9 +195,10 @@ class PhaseRun:
 
     def _check_draws(self) -> None:
         """Say once a phase that something is drawn in a way that `WholeBatch` does not know."""
-        if self.shard.world == 1 or self._told_of_draws:
+        if self.shard.world == 1:
             return
-        if not same_draws(self.shard) or self.stepper.foreign:
+        same = same_draws(self.shard)  # asked by every process, whatever it was told before
+        if not self._told_of_draws and (not same or self.stepper.foreign):
             self._told_of_draws = True
             what = f" by {', '.join(sorted(self.stepper.foreign))}" if self.stepper.foreign else ""
             self.trainer.console.warn(
