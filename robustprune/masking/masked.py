@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from robustprune.errors import UsageError
 from robustprune.masking import allocations
 from robustprune.masking.allocations import Allocation
 from robustprune.masking.layer import ScoreMask
+from robustprune.masking.prunable import prunable_weights
 from robustprune.masking.scores import ScoreInit, init_scores
 from robustprune.masking.topk import keep_largest
 from robustprune.plain import drop_parametrizations
@@ -34,11 +35,6 @@ class LayerReport:
         return self.kept / self.total
 
 
-def prunable_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers whose weights can be pruned, by name: Conv2d and Linear."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-
-
 def attach(
     model: nn.Module,
     *,
@@ -48,6 +44,8 @@ def attach(
 ) -> MaskedModel:
     """Mask every prunable weight of ``model``, in place.
 
+    All is checked before anything is changed.
+
     Args:
         model: any network with Conv2d or Linear layers that are not masked yet.
         density: fraction of the prunable weights to keep, in (0, 1].
@@ -56,23 +54,22 @@ def attach(
             its shape. Random ones draw from the global generator.
 
     Raises:
-        UsageError: density out of range, or nothing in ``model`` can be masked.
+        UsageError: density out of range, nothing in ``model`` can be masked, or a weight of it
+            cannot be masked exactly. ``model`` is as it was then.
     """
     if not 0 < density <= 1:
         raise UsageError(f"density {density} is not in (0, 1]. For 99 % sparsity write 0.01.")
-    layers = prunable_layers(model)
-    if not layers:
-        raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
     if isinstance(allocation, str):
         allocation = allocations.create(allocation)
-    for name, layer in layers.items():
-        if parametrize.is_parametrized(layer, "weight"):
-            raise UsageError(f"layer '{name}' is masked already: bake it before masking it again.")
-    masks = {}
-    for name, layer in layers.items():
-        masks[name] = ScoreMask(init_scores(layer.weight, scores))
-        parametrize.register_parametrization(layer, "weight", masks[name], unsafe=True)
-    masked = MaskedModel(model, masks, density=density, allocation=allocation)
+    prunables = prunable_weights(model)
+    masks = {
+        prunable.name: ScoreMask(init_scores(prunable.weight, scores)) for prunable in prunables
+    }
+    for prunable in prunables:
+        for layer in prunable.layers.values():
+            parametrize.register_parametrization(layer, "weight", masks[prunable.name], unsafe=True)
+    layers = [layer for prunable in prunables for layer in prunable.layers.values()]
+    masked = MaskedModel(model, masks, layers=layers, density=density, allocation=allocation)
     masked.select()
     for mask in masks.values():
         mask.initial.copy_(mask.mask)
@@ -84,7 +81,8 @@ class MaskedModel:
 
     Attributes:
         model: the network itself, which computes with its masked weights.
-        masks: each prunable layer's `ScoreMask`, by the layer's name.
+        masks: each prunable weight's `ScoreMask`, by its layer's name. Layers that share a weight
+            share its mask, and the first stands for all.
         density: the fraction of all prunable weights that was asked for.
     """
 
@@ -93,11 +91,13 @@ class MaskedModel:
         model: nn.Module,
         masks: Mapping[str, ScoreMask],
         *,
+        layers: Sequence[nn.Module],
         density: float,
         allocation: Allocation,
     ) -> None:
         self.model = model
         self.masks = dict(masks)
+        self._layers = layers
         self.density = density
         self.allocation = allocation
 
@@ -119,7 +119,7 @@ class MaskedModel:
         if self.learning:
             self.select()
         with parametrize.cached():
-            for layer in self._layers().values():
+            for layer in self._layers:
                 _ = layer.weight
             yield
 
@@ -160,10 +160,7 @@ class MaskedModel:
         Returns:
             Each masked parameter's mask by the parameter's name (``conv1.weight``).
         """
-        for layer in self._layers().values():
+        for layer in self._layers:
             drop_parametrizations(layer)
             layer.weight.requires_grad_(True)
         return {f"{name}.weight".removeprefix("."): m.mask for name, m in self.masks.items()}
-
-    def _layers(self) -> dict[str, nn.Module]:
-        return {name: self.model.get_submodule(name) for name in self.masks}

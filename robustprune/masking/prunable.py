@@ -1,0 +1,217 @@
+"""The weights of a network that can be pruned, and what keeps one from being masked exactly."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from robustprune.errors import UsageError, first_line
+from robustprune.modes import eval_mode
+from robustprune.seeding import fork
+
+Layer = nn.Conv2d | nn.Linear
+
+_EXACT = (nn.Conv2d, nn.Linear, NonDynamicallyQuantizableLinear)
+"""Layers that multiply by their weight as it is; subclasses are tried out."""
+_PRODUCTS: tuple[Callable[..., Any], ...] = (
+    *(F.conv2d, F.conv_transpose2d, F.linear, F.bilinear, torch.einsum),
+    *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm),
+    *(Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm),
+)
+"""Where a layer multiplies its input by a weight."""
+_REMEDIES = {
+    "weight_g": "weight_norm: torch.nn.utils.remove_weight_norm(layer)",
+    "weight_mask": "torch.nn.utils.prune: prune.remove(layer, 'weight')",
+    "weight_orig": "spectral_norm: torch.nn.utils.remove_spectral_norm(layer)",
+}
+"""What a layer has whose weight is computed by a hook: who computes it, and how to end that."""
+
+
+class Prunable(NamedTuple):
+    """One weight that can be pruned.
+
+    Attributes:
+        name: of its first layer.
+        weight: ``(out, in, …)``.
+        layers: those that compute with it, by name; more than one where layers share it.
+    """
+
+    name: str
+    weight: Tensor
+    layers: dict[str, Layer]
+
+
+def prunable_layers(model: nn.Module) -> dict[str, Layer]:
+    """The layers whose weights can be pruned, by name: Conv2d and Linear.
+
+    Of layers that share a weight the first stands for all.
+    """
+    return {prunable.name: next(iter(prunable.layers.values())) for prunable in _found(model)}
+
+
+def prunable_weights(model: nn.Module) -> list[Prunable]:
+    """The weights of a network that can be pruned, each once, in the network's order.
+
+    Raises:
+        UsageError: there is none, or one that cannot be masked exactly: the network would compute
+            with something else than what the mask keeps. Names the layer and the remedy.
+    """
+    found = list(_found(model))
+    if not found:
+        raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
+    problems = list(itertools.chain(*map(_problems, found))) or list(_shared(model, found))
+    if problems:
+        more = f"\nand {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise UsageError("\n".join(problems[:10]) + more)
+    return found
+
+
+def _found(model: nn.Module) -> Iterator[Prunable]:
+    shared: dict[int, dict[str, Layer]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            shared.setdefault(id(_parameter(layer)), {})[name] = layer
+    for layers in shared.values():
+        name, first = next(iter(layers.items()))
+        yield Prunable(name, first.weight, layers)
+
+
+def _parameter(layer: Layer) -> Any:
+    """What two layers have in common if they share their weight; the layer if it is computed."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return getattr(layer.parametrizations["weight"], "original", layer)  # type: ignore[index]
+    return layer._parameters.get("weight", layer)
+
+
+def _shared(model: nn.Module, prunables: Sequence[Prunable]) -> Iterator[str]:
+    """Weights that others compute with, who would go on with the pruned entries."""
+    tensors = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    modules = list(model.named_modules(remove_duplicate=False))
+    for prunable in prunables:
+        layers = {id(layer) for layer in prunable.layers.values()}
+        own = {f"{n}.weight".removeprefix(".") for n, module in modules if id(module) in layers}
+        place = prunable.weight.untyped_storage().data_ptr()
+        others = [
+            name
+            for name, tensor in tensors
+            if name not in own
+            and (
+                tensor is prunable.weight
+                or (place and tensor.untyped_storage().data_ptr() == place)
+            )
+        ]
+        if others:
+            yield (
+                f"layer '{prunable.name}' cannot be masked: its weight is also '{others[0]}', "
+                "which would keep what is pruned. Give each a tensor of its own, or share one "
+                "torch.nn.Parameter between Conv2d or Linear layers only."
+            )
+
+
+def _problems(prunable: Prunable) -> Iterator[str]:
+    for name, layer in prunable.layers.items():
+        if reason := _computed(layer) or _unfit(layer) or _multiplied(layer):
+            yield f"layer '{name}' ({type(layer).__name__}) cannot be masked: {reason}."
+
+
+def _computed(layer: Layer) -> str:
+    """Why its weight is no tensor of its own; empty if it is."""
+    if parametrize.is_parametrized(layer, "weight"):
+        kinds = ", ".join(type(p).__name__ for p in layer.parametrizations["weight"])  # type: ignore[index]
+        return (
+            f"its weight is parametrized ({kinds}). Write the present value into the layer first: "
+            "bake() of its MaskedModel, or torch.nn.utils.parametrize.remove_parametrizations("
+            "layer, 'weight')"
+        )
+    if layer._parameters.get("weight") is not None:
+        return ""
+    own = {**layer._parameters, **layer._buffers}
+    who = next((remedy for name, remedy in _REMEDIES.items() if name in own), "a hook")
+    return f"its weight is computed from other tensors by {who}. Make it a parameter again first"
+
+
+def _unfit(layer: Layer) -> str:
+    """Why its weight cannot be compared with others; empty if it can."""
+    weight = layer.weight
+    if isinstance(weight, nn.UninitializedParameter):
+        return "it has no weight yet. Pass a batch through the network first"
+    if not weight.is_floating_point():
+        return f"its weight is {weight.dtype}. Use the network as it was before quantisation"
+    if weight.layout is not torch.strided:
+        return f"its weight is {weight.layout}. Make it dense first: weight.to_dense()"
+    return ""
+
+
+def _multiplied(layer: Layer) -> str:
+    """Why the layer computes with more than a mask would keep of its weight; empty if it does not.
+
+    A layer with a forward of its own, or with hooks, is tried out: half of its weight is zero, and
+    what it multiplies by may have no more entries that are not.
+    """
+    plain = type(layer) in _EXACT and "forward" not in vars(layer)
+    if plain and not layer._forward_pre_hooks:
+        return ""
+    with fork(0, "probe"), eval_mode(layer), torch.no_grad():
+        kept = torch.rand_like(layer.weight) < 0.5
+        weight = torch.where(kept, torch.rand_like(layer.weight) + 0.5, 0.0)
+        products = _Products(weight.numel())
+        try:
+            with products:
+                torch.func.functional_call(layer, {"weight": weight}, (_probe(layer),))
+        except Exception as error:  # of anybody's layer
+            return f"it could not be tried out ({first_line(error)})"
+    if products.most is None:
+        return "it does not multiply by its weight in a way that can be followed"
+    if products.most > int(kept.sum()):
+        return (
+            "it changes its weight before it multiplies (as weight standardisation does), so that "
+            "pruned entries would not be zero. Use a network with plain convolutions"
+        )
+    return ""
+
+
+def _probe(layer: Layer) -> Tensor:
+    """An input of zeros that the layer takes: none of its entries is counted."""
+    if isinstance(layer, nn.Linear):
+        return layer.weight.new_zeros(2, layer.in_features)
+    sides = (d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return layer.weight.new_zeros(2, layer.in_channels, *sides)
+
+
+class _Products(TorchFunctionMode):
+    """Counts the entries that are not zero, of what a layer multiplies by.
+
+    Attributes:
+        most: of all tensors of the weight's size; None if there was none.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self.most: int | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _PRODUCTS:
+            for value in tree_leaves((args, kwargs)):
+                if isinstance(value, Tensor) and value.numel() == self._size:
+                    self.most = max(self.most or 0, int(value.count_nonzero()))
+        return func(*args, **kwargs)
