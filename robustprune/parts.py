@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from robustprune.arithmetic import numbers
 from robustprune.errors import InvalidError, Place, Problem, UsageError, nearest
 from robustprune.families import family
+from robustprune.paths import usable
 from robustprune.sentences import keys_of, no_list, sentence, shown, unknown_key
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -181,7 +182,7 @@ def _value(hint: Any, value: Any, place: Place, problems: list[Problem]) -> Any:
     try:
         return _plain(hint, value)
     except ValueError as error:
-        problems.append(Problem(place, f"{error}."))
+        problems.append(Problem(place, f"{error}".rstrip(".") + "."))
         return _BAD
 
 
@@ -223,6 +224,8 @@ def _plain(hint: Any, value: Any) -> Any:
     atoms = _atoms(hint)
     if isinstance(value, bool) and atoms <= {int, float, type(None)}:
         raise ValueError(f"expected a number; got {shown(value)}")
+    if Path in atoms and isinstance(value, str | Path):
+        return usable(value)
     return value if atoms & {str, Path} else numbers(value)
 
 

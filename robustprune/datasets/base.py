@@ -12,6 +12,7 @@ from pydantic import Field
 from robustprune.datasets.extra import Extra
 from robustprune.errors import UsageError
 from robustprune.parts import Part
+from robustprune.paths import told
 from robustprune.seeding import derive
 
 if TYPE_CHECKING:
@@ -97,11 +98,14 @@ class Dataset(Part, ABC):
         Raises:
             UsageError: files are missing or damaged, or options do not fit them.
         """
-        learn, held_out = self._split(self.open(train=True), seed) if train else (None, None)
+        with told(f"dataset '{self.registered_name}'", "Name another folder: data.root."):
+            learning = self.open(train=True) if train else None
+            testing = self.open(train=False) if test else None
+        learn, held_out = (None, None) if learning is None else self._split(learning, seed)
         return Splits(
             train=learn,
             validation=held_out,
-            test=self.open(train=False) if test else None,
+            test=testing,
             num_classes=self.num_classes,
             channels=self.channels,
             image_size=self.image_size,
