@@ -95,7 +95,7 @@ def _opaque(image: Image, where: str) -> Image:
 
 def _scaled(image: Image, where: str) -> Image:
     """Grey of up to 16 bits as grey of 8, rounded."""
-    from PIL import Image as pillow
+    from PIL.Image import fromarray
 
     white = _white(image)
     values = np.asarray(image)
@@ -105,7 +105,7 @@ def _scaled(image: Image, where: str) -> Image:
             f"{values.min()} to {values.max()}). {_SAFE}"
         )
     scaled = (values.astype(np.uint32) * 255 + white // 2) // white
-    return pillow.fromarray(scaled.astype(np.uint8))
+    return fromarray(scaled.astype(np.uint8))
 
 
 def _white(image: Image) -> int | None:

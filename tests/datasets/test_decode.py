@@ -61,9 +61,7 @@ def tiff(values: np.ndarray[Any, Any], bits: int, *, photometric: int = 1) -> io
     if bits == 12:
         pairs = values.reshape(-1, 2)
         data = bytes(
-            byte
-            for a, b in pairs.tolist()
-            for byte in (a >> 4, (a & 15) << 4 | b >> 8, b & 255)
+            byte for a, b in pairs.tolist() for byte in (a >> 4, (a & 15) << 4 | b >> 8, b & 255)
         )
     height, width = values.shape
     tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1}
