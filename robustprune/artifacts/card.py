@@ -44,6 +44,9 @@ def _network(saved: SavedModel, export: Export) -> Iterator[str]:
     kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
     yield f"- Architecture: {_options(model)}"
     yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
+    if classes := saved.metadata.get("classes"):
+        names = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
+        yield f"- Classes in the order of its outputs, {len(classes):,}: {names}."
     density = kept / max(total, 1)
     yield f"- Weights kept: {kept:,} of {total:,} prunable ones, density {density:.4g}."
     if saved.metadata.get("values") == "fp16":

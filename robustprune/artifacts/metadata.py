@@ -27,6 +27,7 @@ class _Metadata(_Open):
 
     model: _Part
     data: _Part | None = None
+    classes: list[str] = []
     objective: _Part | None = None
     pruner: _Part | None = None
     evaluate: list[_Part] = []

@@ -47,7 +47,7 @@ def judge_saved(arguments: Namespace, documents: Documents) -> None:
 
 
 def _judge(arguments: Namespace, documents: Documents) -> None:
-    from robustprune.cli.opening import open_model
+    from robustprune.cli.opening import data_document, open_model
     from robustprune.pipeline import soundness
     from robustprune.pipeline.evaluation import evaluate, parts_of
 
@@ -55,7 +55,7 @@ def _judge(arguments: Namespace, documents: Documents) -> None:
     saved = open_model(arguments)
     data, evaluators = parts_of(
         saved.metadata,
-        data=arguments.data,
+        data=data_document(arguments.data),
         root=arguments.root,
         evaluators=documents(saved.metadata),
         samples=arguments.samples,

@@ -250,7 +250,18 @@ def _foreign(command: argparse.ArgumentParser) -> None:
         help="of a plain state dict: its architecture, ours or timm's, or as a recipe writes it, "
         "'{name: resnet50, num_classes: 10}'",
     )
-    command.add_argument("--data", metavar="NAME", help="another dataset than it was trained on")
+    command.add_argument(
+        "--data",
+        metavar="NAME",
+        help="another dataset than it was trained on, or as a recipe writes it, "
+        "'{name: imagefolder, size: 64}'",
+    )
+    command.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="the names of its classes in the order of its outputs, where its file has none or "
+        "others: a,b,c, a file with one a line, or imagenet-1k",
+    )
     command.add_argument(
         "--root", type=typed.path, metavar="DIR", help="where the dataset's files are"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from robustprune.errors import UsageError
 from robustprune.tracking import Console
@@ -47,6 +48,16 @@ def _run_folder(console: Console, path: Path) -> None:
     console.table(title, columns, rows)
 
 
+def _short(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata to look at: the names of the classes on one line, the first of many."""
+    from robustprune.datasets.base import few
+
+    classes = metadata.get("classes")
+    if not classes:
+        return metadata
+    return {**metadata, "classes": f"{len(classes):,}: {few(classes, most=20)}"}
+
+
 def _model(console: Console, arguments: Namespace) -> None:
     from robustprune.artifacts.packed import packed_bytes
     from robustprune.artifacts.sizes import dense_bytes, information_bound
@@ -55,7 +66,7 @@ def _model(console: Console, arguments: Namespace) -> None:
     from robustprune.recipe.document import dump
 
     saved = open_model(Namespace(**{**vars(arguments), "model": arguments.path}))
-    console.info(dump(saved.metadata))
+    console.info(dump(_short(saved.metadata)))
     console.table("prunable layers", *layer_table(saved))
     dense = dense_bytes(saved)
     sizes = {

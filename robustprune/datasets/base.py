@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
@@ -30,6 +31,7 @@ class Splits:
         num_classes: labels are 0 … num_classes − 1.
         channels: 1 (grey) or 3 (RGB).
         image_size: height and width in pixels.
+        class_names: the classes' names in the order of their labels; empty if they have none.
     """
 
     train: Source | None
@@ -38,6 +40,7 @@ class Splits:
     num_classes: int
     channels: int
     image_size: int
+    class_names: tuple[str, ...] = ()
 
 
 class Dataset(Part, ABC):
@@ -79,6 +82,20 @@ class Dataset(Part, ABC):
         """The classes' names in the order of their labels; empty if they have none."""
         return ()
 
+    def for_network(self, classes: Sequence[str]) -> Self:
+        """This dataset with labels that are the outputs of a network.
+
+        Args:
+            classes: the names of the network's classes in the order of its outputs.
+
+        Raises:
+            UsageError: the classes are others, or stand in another order.
+        """
+        own = self.class_names
+        if tuple(classes) != own and (own or len(classes) != self.num_classes):
+            raise other_classes(self, classes)
+        return self
+
     @abstractmethod
     def open(self, *, train: bool) -> Source:
         """All training images, augmented if `augment` says so, or all test images.
@@ -109,6 +126,7 @@ class Dataset(Part, ABC):
             num_classes=self.num_classes,
             channels=self.channels,
             image_size=self.image_size,
+            class_names=self.class_names,
         )
 
     def _split(self, source: Source, seed: int) -> tuple[Source, Source | None]:
@@ -138,3 +156,23 @@ class Dataset(Part, ABC):
             channels=self.channels, size=self.image_size, num_classes=self.num_classes
         )
         return Mixed(source, source.beside(images), per_batch=self.extra.per_batch)
+
+
+def other_classes(data: Dataset, classes: Sequence[str]) -> UsageError:
+    """The error that says how a network's classes and a dataset's differ, and what to do."""
+    names = data.class_names
+    strange = [name for name in names if name not in classes]
+    why = f": {few(strange)} not among them" if strange else ""
+    return UsageError(
+        f"the network's {len(classes):,} classes are {few(classes)}; those of dataset "
+        f"'{data.registered_name}' are {few(names) or data.num_classes}{why}. If they mean the "
+        "same, "
+        "name the classes in the order of the network's outputs: as the folders are called with "
+        "--classes, or in a recipe's data.classes. Otherwise take another dataset."
+    )
+
+
+def few(names: Sequence[str], *, most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

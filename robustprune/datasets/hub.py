@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from robustprune.datasets.base import few
 from robustprune.datasets.cache import cached
 from robustprune.datasets.decode import decode
 from robustprune.datasets.tensors import checked
@@ -65,6 +67,49 @@ def read(files: Sequence[Path], *, channels: int, size: int, num_classes: int) -
     return cached(files, expected, read_all)
 
 
+def check_names(files: Sequence[Path], names: Sequence[str]) -> None:
+    """Make sure that the files mean the same by a label, if they say what they mean.
+
+    Args:
+        files: of one dataset.
+        names: its classes in the order of their labels; empty if it has none.
+
+    Raises:
+        UsageError: a file is damaged, or names other classes.
+    """
+    for file in files:
+        stated = _names(file)
+        if names and stated and list(map(_plain, stated)) != list(map(_plain, names)):
+            raise UsageError(
+                f"{file}: its classes are {few(stated)}, and those of the dataset {few(names)}. Is "
+                "this another dataset?"
+            )
+
+
+def _names(file: Path) -> list[str]:
+    """The names of the classes that the hub's metadata states; none if there are none."""
+    import pyarrow.parquet as pq
+    from pyarrow.lib import ArrowException
+
+    try:
+        schema = pq.read_schema(file)  # type: ignore[no-untyped-call]
+    except (ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return list(map(str, features[_columns(schema, file)[2]]["names"]))
+    except (KeyError, TypeError, ValueError):  # a UsageError, too: `read` tells it
+        return []
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").strip()
+
+
+def _unreadable(file: Path, error: Exception) -> UsageError:
+    return UsageError(f"{file}: not a readable parquet file ({error}). Fetch it again.")
+
+
 def _check_complete(files: Sequence[Path]) -> None:
     promised = re.search(r"-of-(\d+)\.parquet$", files[0].name)
     if promised and int(promised[1]) != len(files):
@@ -83,9 +128,7 @@ def _read_file(file: Path, *, channels: int, size: int, num_classes: int) -> Ima
     except UsageError:
         raise
     except (ArrowException, OSError, ValueError, IndexError) as error:
-        raise UsageError(
-            f"{file}: not a readable parquet file ({error}). Fetch it again."
-        ) from None
+        raise _unreadable(file, error) from None
     return checked(pixels, labels, **expected, where=str(file))
 
 
