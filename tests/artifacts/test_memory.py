@@ -277,3 +277,18 @@ def test_honest_files_are_read_within_little_more_than_their_size(tmp_path):
     with little_memory():
         found = read_model(path, {"name": "wrn_28_4"}).model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_network_of_ones_own_that_looks_at_its_values_is_built_too(tmp_path):
+    from timm.models import register_model
+
+    @register_model
+    def looks_at_values(pretrained=False, num_classes=10, in_chans=1, **kwargs):
+        width = int(torch.linspace(0, 8, 3)[2].item())  # which a network of shapes alone has not
+        return torch.nn.Sequential(torch.nn.Flatten(1), torch.nn.Linear(8 * width, num_classes))
+
+    options, path = {"name": "looks_at_values", "num_classes": 10, "in_chans": 1}, tmp_path / "a.pt"
+    model = create_model(**options)
+    torch.save(model.state_dict(), path)
+    found = read_model(path, options).model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
