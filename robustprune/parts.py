@@ -228,6 +228,8 @@ def _plain(hint: Any, value: Any) -> Any:
 
 def _atoms(hint: Any) -> set[Any]:
     args = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return _atoms(args[0])
     if typing.get_origin(hint) is typing.Literal:
         return {type(choice) for choice in args}
     if typing.get_origin(hint) in (dict, Mapping) and args:

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from robustprune.evaluators import register
 from robustprune.evaluators.base import Evaluator
 from robustprune.evaluators.omissions import Omissions
+from robustprune.radii import Radius
 from robustprune.types import Threat
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Bounded(Evaluator):
     is among the `omissions`.
     """
 
-    eps: float = Field(2 / 255, gt=0)
+    eps: Radius = Field(2 / 255, gt=0)
     """Radius of the ℓ∞ ball; [0, 1] pixel range."""
 
     _cascade: Any = PrivateAttr(None)  # of the evaluation that is under way
