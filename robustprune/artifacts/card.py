@@ -10,6 +10,7 @@ from robustprune.arithmetic import written
 from robustprune.artifacts.exports import Export
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights
+from robustprune.families import metric_of
 from robustprune.files import write_text
 
 _CERTIFICATES = ("ibp", "crown_ibp", "crown", "alpha_crown", "verified")
@@ -76,7 +77,7 @@ def _training(about: Mapping[str, Any]) -> Iterator[str]:
 
 def _measured(about: Mapping[str, Any]) -> Iterator[str]:
     metrics = about.get("metrics") or {}
-    evaluators = {e.get("label") or e["name"]: e for e in about.get("evaluate") or []}
+    evaluators = {metric_of(document): document for document in about.get("evaluate") or []}
     names = [name for name in metrics if f"{name}_n" in metrics]
     if not names:
         yield "Nothing was measured of this network, as far as its file says."

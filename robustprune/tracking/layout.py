@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustprune.families import metric_of
+
 NAME_LENGTH = 250
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
@@ -192,7 +194,7 @@ def _radii(results: Mapping[str, Any]) -> dict[str, Any]:
     section = recorded_section(results, "evaluate")
     entries = section if isinstance(section, list) else []
     return {
-        f"{entry.get('label') or entry.get('name')}.eps": entry["eps"]
+        f"{metric_of(entry)}.eps": entry["eps"]
         for entry in entries
         if isinstance(entry, Mapping) and entry.get("eps") is not None
     }
