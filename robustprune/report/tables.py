@@ -21,7 +21,8 @@ def metrics_table(group: Group) -> Table:
         columns.extend([f"{metric}, paper (%)"] if metric in cited else [])
     rows = [_row(group, network, cited) for network in group.networks]
     caption = f"{group.label}: {_many(len(group.runs), 'run')}, {_seeds(group)}"
-    return Table(caption, columns, rows, note=f"Measured on {_images(group)}.")
+    note = f"Measured on {_images(group)}." if group.metrics else "No evaluator has judged them."
+    return Table(caption, columns, rows, note=note)
 
 
 def comparison(groups: Sequence[Group]) -> Table:
@@ -49,6 +50,16 @@ def differences_table(groups: Sequence[Group]) -> Table:
         for value, labels in difference.values.items()
     ]
     return Table("differences between the recipes", ["option", "value", "recipes"], rows)
+
+
+def intervals(groups: Sequence[Group]) -> str:
+    """What the accuracies' intervals are over, in words; empty if none was measured."""
+    measured = [group for group in groups if any(group.metrics.values())]
+    kinds = {
+        "over the seeds": any(len(group.runs) > 1 for group in measured),
+        "over the images of one run": any(len(group.runs) == 1 for group in measured),
+    }
+    return ", or ".join(kind for kind, there in kinds.items() if there)
 
 
 def runs_table(groups: Sequence[Group]) -> Table:
