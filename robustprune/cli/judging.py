@@ -99,6 +99,10 @@ def _launch(arguments: Namespace, count: int) -> None:
             processes=count,
             restarts=arguments.restarts or 0,
         )
+    except KeyboardInterrupt:
+        if arguments.state is None:
+            raise
+        raise InterruptedRun(_resume_line(arguments)) from None
     except ProcessError as error:
         if error.reply.kind == InterruptedRun.__name__:
             raise InterruptedRun(_resume_line(arguments)) from None

@@ -83,6 +83,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self._at_work: str | None = None  # the network whose tracked run is open
+        self._page: Path | None = None
         self.document = self.recipe.document()
         self.shard = self.compute.shard
         about = (self.recipe, self.data, self.folder, self.tracker, self.console, self.compute)
@@ -124,7 +125,7 @@ class Job:
     @property
     def result(self) -> RunResult:
         """What the run has found so far."""
-        return RunResult(self.folder.path, self.results)
+        return RunResult(self.folder.path, self.results, self._page, self.tracker.where)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -147,18 +148,20 @@ class Job:
                 self._pruned(dense, method, density)
 
     def _complete(self) -> None:
-        self._report()
+        before = self.folder.finished
         self.folder.finish()
+        self._report(finished=before)  # after that, or the page would call the run unfinished
 
-    def _report(self) -> None:
+    def _report(self, *, finished: bool) -> None:
         """Draw what was found, for who looks at it in MLflow; a run does not fail by a page."""
-        if self.folder.finished or not (
-            self.recipe.tracking.enabled and self.recipe.tracking.report
-        ):
+        page = self.folder.path / "report" / "report.html"
+        if finished and page.exists():
+            self._page = page
+            return
+        if not (self.recipe.tracking.enabled and self.recipe.tracking.report):
             return
         try:
-            page = self.folder.path / "report" / "report.html"
-            write_report([self.folder.path], page, console=self.console)
+            self._page = write_report([self.folder.path], page, console=self.console)
         except Exception as error:  # of a plotting library, about numbers of any kind
             self.console.warn(f"the report was not written: {first_line(error)}")
 

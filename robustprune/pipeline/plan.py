@@ -78,6 +78,8 @@ class Plan:
         if self.recipe.evaluate:
             files += [f"{name}/images.parquet" for name in ("dense", *self._names())]
         files += [f"imports/{file.name}" for file in self.recipe.files.values()]
+        if self.recipe.tracking.enabled and self.recipe.tracking.report:
+            files.append("report/report.html")
         store = describe_store(self.recipe.tracking, RUNS)
         return [*(str(folder / file) for file in files), store]
 

@@ -67,9 +67,14 @@ class Run:
         words = {
             "SOUNDNESS ALARM": self.unsound,
             f"cut at {self.results.max_steps} steps": any(self._cut()),
-            "unfinished": any(self._unfinished()),
+            "unfinished": not self.finished,
         }
         return ", ".join(word for word, holds in words.items() if holds) or "complete"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end, as far as its folder shows."""
+        return not any(self._unfinished())
 
     def _cut(self) -> Iterator[str]:
         if self.results.max_steps is not None:
@@ -77,11 +82,13 @@ class Run:
 
     def _unfinished(self) -> Iterator[str]:
         state = self.path / "state"
+        if (state / "finished").exists():
+            return  # by its own word, also where a metric has no value for some network
         if missing := self._missing():
             more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
             named = ", ".join(missing[:_MOST])
             yield f"it is unfinished: {named}{more} not there or not fully judged"
-        elif (state / "run.json").exists() and not (state / "finished").exists():
+        elif (state / "run.json").exists():
             yield "it is unfinished"
 
     def _missing(self) -> list[str]:

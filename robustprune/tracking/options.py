@@ -50,7 +50,7 @@ def local_store(options: TrackingOptions, runs: Path) -> Path | None:
 
 
 def describe_store(options: TrackingOptions, runs: Path) -> str:
-    """Where the runs are, as a line for people: without passwords, and short below the cwd.
+    """Where runs would be, as a line for people: without passwords, and short below the cwd.
 
     For example ``MLflow: sqlite:///runs/mlflow.db, experiment 'quickstart'``.
     """
