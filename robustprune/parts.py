@@ -19,7 +19,15 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler
 from pydantic.fields import FieldInfo
 
 from robustprune.arithmetic import numbers
-from robustprune.errors import InvalidError, Place, Problem, UsageError, nearest
+from robustprune.errors import (
+    ContractError,
+    InvalidError,
+    Place,
+    Problem,
+    UsageError,
+    first_line,
+    nearest,
+)
 from robustprune.families import family
 from robustprune.sentences import keys_of, no_list, sentence, shown, unknown_key
 
@@ -130,6 +138,8 @@ def _model(schema: type[BaseModel], data: Any, place: Place, problems: list[Prob
     good = {key: value for key, value in clean.items() if value is not _BAD}
     try:
         built = schema.model_validate(good)
+    except TypeError as error:  # a method that its family asks for is missing
+        raise ContractError(schema, first_line(error)) from error
     except pydantic.ValidationError as error:
         for detail in error.errors(include_url=False):
             if not _noted(detail, clean, len(problems) > before):

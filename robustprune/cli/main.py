@@ -27,6 +27,7 @@ from robustprune.errors import (
     FullDiskError,
     InterruptedRun,
     InvalidError,
+    OwnCodeError,
     PeerError,
     SoundnessError,
     UsageError,
@@ -85,6 +86,10 @@ def _reply(error: BaseException) -> Reply:
         return Reply(FAULT, kind, text, echo=True)
     if isinstance(error, OSError) and (text := _of_disk(error)):
         return Reply(USAGE, kind, f"error: {text}")
+    from robustprune.recipe.own import blamed
+
+    if text := blamed(error):
+        return Reply(USAGE, OwnCodeError.__name__, f"error: {text}")
     trace = "".join(traceback.format_exception(error))
     return Reply(FAULT, kind, f"{trace}error: {_FAULT}")
 

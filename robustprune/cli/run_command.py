@@ -17,6 +17,7 @@ from robustprune.errors import (
     DivergedError,
     FullDiskError,
     InterruptedRun,
+    OwnCodeError,
     SoundnessError,
     UsageError,
 )
@@ -114,6 +115,7 @@ def _known(variant: Variant, arguments: Namespace, *, finished: bool = True) -> 
 
 def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bool) -> None:
     from robustprune.pipeline import run
+    from robustprune.recipe.own import blamed
 
     if (count := processes(arguments)) > 1:
         _launch(variant, arguments, count, resume=resume)
@@ -131,6 +133,11 @@ def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bo
         if launched():
             raise  # it is for the launcher to say how to go on
         raise _resumable(stop, arguments) from None
+    except Exception as error:
+        text = blamed(error)
+        if launched() or not text:
+            raise
+        raise _mended(text, variant, arguments) from error
     _report(console, result)
 
 
@@ -147,7 +154,18 @@ def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool)
         line = _resume_line(arguments, arguments.out)
         raise InterruptedRun(f"Resume with: {line}") from None
     except ProcessError as error:
+        if error.reply.kind == OwnCodeError.__name__:
+            text = error.reply.text.removeprefix("error: ")
+            raise _mended(text, variant, arguments) from None
         raise _told(error.reply, arguments, begun=_begun(variant, arguments)) from None
+
+
+def _mended(text: str, variant: Variant, arguments: Namespace) -> OwnCodeError:
+    """What to say of an error in the user's own file, and how to go on."""
+    if not _begun(variant, arguments):
+        return OwnCodeError(text)
+    line = _resume_line(arguments, arguments.out)
+    return OwnCodeError(f"{text}\nWhat was finished is kept. Mend the file, and go on with: {line}")
 
 
 def _begun(variant: Variant, arguments: Namespace) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from robustprune.errors import ContractError
 from robustprune.evaluators import accuracy
 from robustprune.evaluators.omissions import Omissions
 from robustprune.modes import eval_mode
@@ -115,7 +116,15 @@ class Evaluator(Part):
             for number, images, labels in batches:
                 with fork(seed, network, self.metric, number) as derived, torch.enable_grad():
                     results = self.judge(model, images, labels, seed=derived % 2**31)
-                yield {name: values.detach().cpu() for name, values in results.items()}
+                yield _on_cpu(self, results)
+
+
+def _on_cpu(evaluator: Evaluator, results: PerImage) -> PerImage:
+    try:
+        return {name: values.detach().cpu() for name, values in results.items()}
+    except AttributeError as error:
+        message = f"evaluator '{evaluator.metric}': judge must give tensors by name ({error})."
+        raise ContractError(evaluator, message) from None
 
 
 @contextmanager

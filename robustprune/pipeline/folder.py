@@ -268,6 +268,8 @@ class RunFolder:
         self._reserve_file.unlink(missing_ok=True)
         if not (self.path / "recipe.yaml").exists():
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
+        if not self.finished:
+            self._keep_code(recipe)  # it may have been mended since
 
 
 def read_json(path: Path, default: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,7 @@ from robustprune.pipeline.shared import History, SharedDense, determinants
 from robustprune.pipeline.verdicts import Verdicts
 from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe
+from robustprune.recipe.own import blamed
 from robustprune.report import write_report
 from robustprune.seeding import fork
 from robustprune.tracking import (
@@ -148,22 +150,25 @@ class Job:
                 self._pruned(dense, method, density)
 
     def _complete(self) -> None:
-        before = self.folder.finished
+        self._report()
         self.folder.finish()
-        self._report(finished=before)  # after that, or the page would call the run unfinished
 
-    def _report(self, *, finished: bool) -> None:
+    def _report(self) -> None:
         """Draw what was found, for who looks at it in MLflow; a run does not fail by a page."""
         page = self.folder.path / "report" / "report.html"
-        if finished and page.exists():
+        if self.folder.finished and page.exists():
             self._page = page
             return
         if not (self.recipe.tracking.enabled and self.recipe.tracking.report):
             return
         try:
-            self._page = write_report([self.folder.path], page, console=self.console)
+            self._page = write_report([self.folder.path], page, ended=True, console=self.console)
         except Exception as error:  # of a plotting library, about numbers of any kind
-            self.console.warn(f"the report was not written: {first_line(error)}")
+            reason = first_line(error)
+            if own := blamed(error):
+                again = shlex.join(["robustprune", "report", str(self.folder.path)])
+                reason = f"{own}\nMend the file, and write it with: {again}"
+            self.console.warn(f"the report was not written: {reason}")
 
     def _dense(self) -> nn.Module:
         name, path = "dense", self.folder.model("dense")

@@ -13,6 +13,9 @@ from types import ModuleType
 
 from robustprune.errors import Problem
 
+imported: set[Path] = set()
+"""The files that recipes have named in this process: their own, or their modules'."""
+
 
 def run_imports(names: object, folder: Path) -> list[Problem]:
     """Import each named file or module once a process, so that it registers its parts.
@@ -64,7 +67,9 @@ def _import(name: str, folder: Path) -> str | None:
             return _import_file(name, folder)
         if not all(part.isidentifier() for part in name.split(".")):
             return f"'{name}' is no module's name. Name a module, or a file that ends in .py."
-        importlib.import_module(name)
+        file = importlib.import_module(name).__file__
+        if file is not None:
+            imported.add(Path(file).resolve())
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             return f"there is no module '{name}'. Install it, or name a file that ends in .py."
@@ -80,6 +85,7 @@ def _import_file(name: str, folder: Path) -> str | None:
         *others, last = map(str, _places(name, folder))
         looked = f"{', '.join(others)} and {last}" if others else last
         return f"there is no file '{name}'; looked for {looked}."
+    imported.add(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if any(known.endswith(f"_{digest}") for known in sys.modules):
         return None

@@ -25,11 +25,13 @@ class Run:
         path: its folder, or a ``results.json`` on its own.
         results: what it found.
         recipe: the resolved recipe as it stands in ``results.json``, unchecked.
+        ended: it is known to have come to its end, though its folder does not say so yet.
     """
 
     path: Path
     results: Results
     recipe: dict[str, Any]
+    ended: bool = False
 
     @property
     def name(self) -> str:
@@ -82,7 +84,7 @@ class Run:
 
     def _unfinished(self) -> Iterator[str]:
         state = self.path / "state"
-        if (state / "finished").exists():
+        if self.ended or (state / "finished").exists():
             return  # by its own word, also where a metric has no value for some network
         if missing := self._missing():
             more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
