@@ -142,7 +142,7 @@ def _images(data: Part, saved: SavedModel, seed: int) -> Splits:
         splits: Splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
     except UsageError as error:
         raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
-    if splits.test is None:
+    if not splits.test:
         raise UsageError("the dataset has no test images to evaluate on.")
     check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
     return splits

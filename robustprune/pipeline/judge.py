@@ -73,7 +73,7 @@ def judge(
         PeerError: another process has failed.
     """
     test = subject.test
-    if test is None:
+    if not test:
         raise UsageError("the dataset has no test images to evaluate on.")
     n = min(evaluator.samples or len(test), len(test))
     kept = None if progress is None else EvaluationProgress(progress, subject, evaluator)

@@ -181,8 +181,13 @@ class Stepper:
             raise ContractError(schedule, message) from None
 
     def _parts(self, rows: Rows) -> int:
-        """Never more than leave each process an image of each; two, for a BatchNorm of its own."""
+        """Never more than leave each process an image of each; two, for a BatchNorm of its own.
+
+        Where the parts of a full batch have two, so have those of the last one.
+        """
         least = rows.every if self._synchronise else 2 * rows.every
+        if self._phase.batch_size >= 2 * self._phase.accumulate:
+            least = max(least, 2)
         return max(1, min(self._phase.accumulate, rows.total // least))
 
     def _synced(self, *, last: bool) -> AbstractContextManager[None]:
