@@ -177,6 +177,8 @@ def _write(arguments: Namespace, judgement: Judgement) -> None:
     document: dict[str, Any] = {"model": str(arguments.model), "metrics": judgement.metrics}
     if judgement.alarms:
         document["alarms"] = judgement.alarms
+    if judgement.dead is not None:
+        document["dead"] = judgement.dead
     if arguments.json is not None:
         _try(arguments.json, lambda path: write_json(path, document))
     if arguments.images is not None:

@@ -12,6 +12,7 @@ from robustprune.families import family
 from robustprune.parts import Part
 from robustprune.pipeline import soundness
 from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.dead import Dead, dead, describe
 from robustprune.pipeline.images import ImageTable, check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import check_takes
@@ -34,6 +35,7 @@ class Judgement(NamedTuple):
         metrics: as an entry of ``results.json`` has them.
         images: what became of each image.
         alarms: certificates that an attack refuted; see `robustprune.pipeline.soundness`.
+        dead: set if it gives one answer to all images; see `robustprune.pipeline.dead`.
         is_main: whether this process is the one that writes and prints.
     """
 
@@ -41,6 +43,7 @@ class Judgement(NamedTuple):
     images: ImageTable
     alarms: list[soundness.Alarm]
     is_main: bool = True
+    dead: Dead | None = None
 
 
 def parts_of(
@@ -119,6 +122,7 @@ def evaluate(
         model = compute.placed(saved.model)
         about = {"architecture": saved.metadata["model"], "channels_last": layout.channels_last}
         subject = Subject(model, splits.test, network=network, seed=seed, about=about)
+        found_dead = shard.lead(lambda: dead(subject, evaluators, device=compute.device))
         for evaluator in evaluators:
             verdict = judge(
                 evaluator,
@@ -133,7 +137,9 @@ def evaluate(
     found = soundness.alarms(evaluators, images)
     if found and shard.is_main:
         console.error(soundness.describe(network, found))
-    return Judgement(metrics, images, found, shard.is_main)
+    if found_dead is not None and shard.is_main:
+        console.warn(describe(network or "the network", found_dead))
+    return Judgement(metrics, images, found, shard.is_main, found_dead)
 
 
 def _images(data: Part, saved: SavedModel, seed: int) -> Splits:

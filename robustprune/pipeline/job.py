@@ -21,6 +21,7 @@ from robustprune.masking import prunable_layers
 from robustprune.pipeline import results, soundness
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.curves import Curves
+from robustprune.pipeline.dead import dead, describe
 from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.making import Making
@@ -51,7 +52,7 @@ from robustprune.tracking import (
 )
 from robustprune.training.phase import Phase
 
-_FOUND = ("metrics", "alarms")
+_FOUND = ("metrics", "alarms", "dead")
 """What of a network's entry its file is annotated with."""
 
 
@@ -266,6 +267,12 @@ class Job:
         verdicts = Verdicts(self.folder, name, self.evaluations, shard=self.shard)
         subject = Subject(model, self.data.test, network=name, seed=self.recipe.seed)
         self.networks.append(entry)
+        found_dead = self.shard.lead(lambda: dead(subject, evaluators, device=self.compute.device))
+        if found_dead is not None:
+            entry["dead"] = found_dead
+            self.console.warn(describe(name, found_dead))
+            params, tags = describe_network(entry, self.results)
+            self.tracker.network(name, params=params, tags=tags)
         for evaluator in evaluators:
             if evaluator not in verdicts:
                 verdict = judge(

@@ -90,6 +90,7 @@ class RunResult:
         words = {
             "accuracies in percent, ± half of a 95 % interval": any(metrics.values()),
             "turnover: kept but not at first": turnover,
+            "dead: one answer for all images": any("dead" in entry for entry in self.networks),
         }
         return "; ".join(word for word, there in words.items() if there)
 
@@ -173,7 +174,7 @@ def document(
 def _row(entry: dict[str, Any], metrics: Iterable[str]) -> list[str]:
     turnover = entry["turnover"]
     cells = [
-        entry["name"],
+        f"{entry['name']} (dead)" if "dead" in entry else entry["name"],
         f"{entry['density']:g}",
         f"{entry['kept']:,}",
         "–" if turnover is None else f"{100 * turnover:.1f} %",

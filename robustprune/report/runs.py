@@ -60,8 +60,8 @@ class Run:
 
     @property
     def shortcomings(self) -> list[str]:
-        """Why this is not a whole and sound run, the worst first; nothing if it is."""
-        return [*self._alarms(), *self._cut(), *self._unfinished()]
+        """Why this is not a whole and sound run of living networks; the worst first."""
+        return [*self._alarms(), *self._cut(), *self._unfinished(), *self._dead()]
 
     @property
     def state(self) -> str:
@@ -108,6 +108,14 @@ class Run:
             for density in prune.get("densities") or []:
                 if isinstance(method, dict) and isinstance(density, int | float):
                     yield f"{method.get('label') or method.get('name')}-{density:g}"
+
+    def _dead(self) -> Iterator[str]:
+        for network in self.results.networks:
+            if network.dead is not None:
+                yield (
+                    f"{network.name} is dead: it answers class {network.dead.answer} for all "
+                    f"{network.dead.images} images, and its accuracies are the share of that class"
+                )
 
     def _alarms(self) -> Iterator[str]:
         for network in self.results.networks:

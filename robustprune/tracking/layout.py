@@ -91,6 +91,9 @@ def describe_network(
         params["seed"] = results["seed"]
     tags = {key: str(results[key]) for key in ("recipe",) if key in results}
     tags |= {key: str(name) for key, name in names.items()}
+    if isinstance(dead := entry.get("dead"), Mapping):
+        tags["dead"] = f"class {dead.get('answer')} for all {dead.get('images')} images"
+        tags["mlflow.note.content"] = f"A dead network: it answers {tags['dead']}."
     return params | _cut(results), tags | {"network": str(entry["name"])}
 
 
@@ -140,6 +143,7 @@ def final_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
     metrics = entry.get("metrics") or {}
     found: dict[str, Any] = {}
     beside = {key: entry[key] for key in _OWN_KEYS if entry.get(key) is not None}
+    beside |= {"dead": 1} if entry.get("dead") else {}
     for key, value in metrics.items():
         name = key.removesuffix("_interval")
         if isinstance(value, list | tuple) and len(value) == 2:
