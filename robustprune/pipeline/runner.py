@@ -91,6 +91,7 @@ def run(
             asked, resume = before or asked, resume or before is not None
         where: dict[str, Any] = {"runs": runs, "out": asked, "cut": {"max_steps": max_steps}}
         folder, initial = _opened(recipe, data, shard, held, console, where, resume, fresh)
+        compute.go_on_with(shard.lead(lambda: folder.threads))
         _announce(recipe, folder, console)
         tracker = _tracker(recipe, folder, runs, console, shard)
         share = None if fresh else runs
