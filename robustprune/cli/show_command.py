@@ -45,6 +45,8 @@ def _run_folder(console: Console, path: Path) -> None:
             f"{path / 'results.json'} was not written by a run ({type(error).__name__}: {error})."
         ) from None
     console.table(title, columns, rows)
+    if result.legend:
+        console.info(result.legend)
 
 
 def _model(console: Console, arguments: Namespace) -> None:

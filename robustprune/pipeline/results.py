@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -171,15 +171,17 @@ def document(
     }
 
 
-def _row(entry: dict[str, Any], metrics: Iterable[str]) -> list[str]:
+def _row(entry: dict[str, Any], metrics: Mapping[str, bool]) -> list[str]:
     turnover = entry["turnover"]
     cells = [
-        f"{entry['name']} (dead)" if "dead" in entry else entry["name"],
+        entry["name"],
         f"{entry['density']:g}",
         f"{entry['kept']:,}",
         "–" if turnover is None else f"{100 * turnover:.1f} %",
     ]
-    return cells + [shown(entry["metrics"], name) for name in metrics]
+    dead = " (dead)" if "dead" in entry else ""
+    values = {name: shown(entry["metrics"], name) for name in metrics}
+    return cells + [f"{v}{dead}" if metrics[name] else v for name, v in values.items()]
 
 
 def _version(library: str) -> str | None:
