@@ -23,12 +23,13 @@ _PACKAGE = Path(robustprune.__file__).resolve().parent
 def blamed(error: BaseException) -> str:
     """Where a file that a recipe imports raised an error, and the error; empty if none did.
 
-    One that says itself what is to be done (see `robustprune.errors`) is nobody's fault here.
+    One that says itself what is to be done (`robustprune.errors`) is nobody's fault here, nor is
+    a full memory, after which the same may do if it is started anew.
 
     A part of the user's own is also to blame for what it gave, or lacks, against its contract. For
     example ``losses.py:12, in __call__: ZeroDivisionError: division by zero``.
     """
-    if isinstance(error, UsageError | SoundnessError | PeerError):
+    if isinstance(error, UsageError | SoundnessError | PeerError | MemoryError):
         return ""
     for raised in _chain(error):
         frames = [frame for frame in _frames(raised) if is_own(frame.filename)]
