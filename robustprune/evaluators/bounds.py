@@ -30,7 +30,8 @@ class Bounded(Evaluator):
     are misclassified are not bounded. Results depend on the batch size by rounding only, except
     that ``alpha_crown`` may stop a batch early in which nothing gets better any more. Where the
     memory is too small, batches are halved; an image that does not fit alone stays undecided, and
-    is among the `omissions`.
+    is among the `omissions`, as is one for which an operator's interval reaches where its bounds
+    are none.
     """
 
     eps: float = Field(2 / 255, gt=0)
