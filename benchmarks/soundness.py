@@ -80,6 +80,9 @@ def judge(seed: int, piece: str | None = None) -> Verdict:
         except UsageError as error:
             refused[method] = str(error)
             continue
+        except Exception as error:  # a traceback where there should be a refusal
+            wrong.append(f"{method}: {error!r}")
+            break
         found, kinds = found.detach(), graph.operators()
         if (found > least + limit).any() or (certified(found, logits) & broken).any():
             wrong.append(method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from types import ModuleType
 from typing import Any
@@ -100,7 +100,7 @@ def _first_unbounded(
 
 
 def _calls(twin: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """The layers without children that have one input, with that input."""
+    """The layers without children that have one input, with that input, up to one that fails."""
     calls: list[tuple[str, nn.Module, Tensor]] = []
     hooks = []
     for name, layer in twin.named_modules():
@@ -112,7 +112,7 @@ def _calls(twin: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]
 
             hooks.append(layer.register_forward_pre_hook(note))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), suppress(Exception):  # what failed is what is looked for
             twin(image)
     finally:
         for hook in hooks:
