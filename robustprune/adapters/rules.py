@@ -297,7 +297,6 @@ RULES: dict[str, Rule] = {
     ),
     "Sqrt": Rule(linear=None, domain=Domain(0, lambda low, _: low >= 0, "no negative values")),
     "Pow": Rule(interval=_power(1, 2, 3, 4), linear=_power(2)),
-    "Identity": Rule(),
     "Flatten": Rule(frozenset({"axis"}), _has("axis", lambda axis: axis == 1, "axis must be 1")),
     "Reshape": Rule(frozenset({"allowzero"})),
     "Concat": Rule(frozenset({"axis"}), _batch_first, _no_constants),

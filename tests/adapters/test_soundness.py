@@ -3,11 +3,15 @@
 `benchmarks/soundness.py` does the same on more of them.
 """
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from robustprune.adapters.bounds import METHODS
+from robustprune.adapters.rules import RULES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EACH = 8
@@ -39,3 +43,13 @@ def test_the_search_finds_what_is_wrong(soundness, monkeypatch):
     monkeypatch.setattr(soundness.Bounds, "margins", lambda *a, **k: 0.5 * margins(*a, **k) + 0.5)
     wrong = [method for seed in (1, 2) for method in soundness.judge(seed, "batch_norm").wrong]
     assert {"ibp", "crown_ibp", "crown", "alpha_crown"} <= set(wrong)
+
+
+def test_what_is_let_through_is_in_the_recorded_comparison():
+    recorded = json.loads((BENCHMARKS / "results" / "soundness" / "soundness.json").read_text())
+    assert recorded["networks"] >= 2000
+    assert recorded["violations"] == []
+    compared = recorded["operators"]
+    for kind, rule in RULES.items():
+        assert compared[kind]["ibp"], kind
+        assert rule.linear is None or all(compared[kind][m] for m in METHODS), kind
