@@ -18,6 +18,23 @@ class UsageError(ValueError):
     """The user's input is at fault (exit code 2). The message names the value and the remedy."""
 
 
+class OwnCodeError(UsageError):
+    """A file that a recipe imports raised an error; the message names its line."""
+
+
+class ContractError(TypeError):
+    """A part gave something else than its family promises, which is the fault of its author.
+
+    Args:
+        part: the part, or its class.
+        message: what it must give, and what it gave.
+    """
+
+    def __init__(self, part: object, message: str) -> None:
+        super().__init__(message)
+        self.part = part if isinstance(part, type) else type(part)
+
+
 class MissingDependencyError(UsageError):
     """An optional library is not installed. The message holds the line that installs it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from robustprune.errors import UsageError, nearest
@@ -28,3 +29,16 @@ def family(name: str) -> Any:
     if name not in FAMILIES:
         raise UsageError(f"unknown family '{name}'.{nearest(name, FAMILIES)}")
     return importlib.import_module(FAMILIES[name]).registry
+
+
+def metric_of(evaluator: Mapping[str, Any]) -> str:
+    """What an evaluator's accuracy is called in results, from what a recipe says of it.
+
+    Of a part that is not registered here it is the label or the name.
+    """
+    name = str(evaluator.get("name"))
+    fields = {key: value for key, value in evaluator.items() if key != "name"}
+    try:
+        return str(family("evaluators").create(name, **fields).metric)
+    except (UsageError, TypeError):
+        return str(evaluator.get("label") or name)

@@ -19,8 +19,17 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler
 from pydantic.fields import FieldInfo
 
 from robustprune.arithmetic import numbers
-from robustprune.errors import InvalidError, Place, Problem, UsageError, nearest
+from robustprune.errors import (
+    ContractError,
+    InvalidError,
+    Place,
+    Problem,
+    UsageError,
+    first_line,
+    nearest,
+)
 from robustprune.families import family
+from robustprune.paths import usable
 from robustprune.sentences import keys_of, no_list, sentence, shown, unknown_key
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -130,6 +139,8 @@ def _model(schema: type[BaseModel], data: Any, place: Place, problems: list[Prob
     good = {key: value for key, value in clean.items() if value is not _BAD}
     try:
         built = schema.model_validate(good)
+    except TypeError as error:  # a method that its family asks for is missing
+        raise ContractError(schema, first_line(error)) from error
     except pydantic.ValidationError as error:
         for detail in error.errors(include_url=False):
             if not _noted(detail, clean, len(problems) > before):
@@ -181,7 +192,7 @@ def _value(hint: Any, value: Any, place: Place, problems: list[Problem]) -> Any:
     try:
         return _plain(hint, value)
     except ValueError as error:
-        problems.append(Problem(place, f"{error}."))
+        problems.append(Problem(place, f"{error}".rstrip(".") + "."))
         return _BAD
 
 
@@ -223,11 +234,15 @@ def _plain(hint: Any, value: Any) -> Any:
     atoms = _atoms(hint)
     if isinstance(value, bool) and atoms <= {int, float, type(None)}:
         raise ValueError(f"expected a number; got {shown(value)}")
+    if Path in atoms and isinstance(value, str | Path):
+        return usable(value)
     return value if atoms & {str, Path} else numbers(value)
 
 
 def _atoms(hint: Any) -> set[Any]:
     args = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return _atoms(args[0])
     if typing.get_origin(hint) is typing.Literal:
         return {type(choice) for choice in args}
     if typing.get_origin(hint) in (dict, Mapping) and args:

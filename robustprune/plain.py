@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,16 +25,26 @@ def drop_parametrizations(layer: nn.Module) -> None:
 def plain_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in eval mode and contiguous layout, free of parametrizations.
 
-    Dropout, which does nothing in eval mode, is an identity in it.
+    Dropout, which does nothing in eval mode, is an identity in it. Weights that hooks compute
+    before each call, as those of ``torch.nn.utils.prune`` do, stay so.
     """
     import torch
     from torch import nn
     from torch.nn.modules.dropout import _DropoutNd
 
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(model, _computed(model))
     for module in list(twin.modules()):
         drop_parametrizations(module)
         for name, child in module.named_children():
             if isinstance(child, _DropoutNd):
                 setattr(module, name, nn.Identity())
     return twin.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+
+
+def _computed(model: nn.Module) -> dict[int, Any]:
+    """What stands for tensors with a graph, which do not let themselves be copied."""
+    import torch
+
+    attributes = (value for module in model.modules() for value in vars(module).values())
+    tensors = (value for value in attributes if isinstance(value, torch.Tensor))
+    return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}

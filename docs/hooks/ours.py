@@ -19,8 +19,10 @@ from mkdocs.structure.pages import Page
 from pages import table
 from recorded import RESULTS, recorded_page
 
+from robustprune.families import metric_of
+
 DENSITIES = (0.1, 0.05, 0.01)
-_ASKED = re.compile(r"^<!-- ours: (\w+) of ([\w, ]+) -->$", re.MULTILINE)
+_ASKED = re.compile(r"^<!-- ours: ([\w.-]+) of ([\w, ]+) -->$", re.MULTILINE)
 METHODS = {"magnitude": "magnitude", "hydra": "HYDRA"}
 _COLUMNS = ("our recipe", "ball", "runs", "method")
 _NUMBERS = ("dense", *(f"{density:g}" for density in DENSITIES))
@@ -72,7 +74,7 @@ def _rows(folder: Path, metric: str, objectives: list[str]) -> Iterator[list[str
 
 def _threat(params: dict[str, Any], metric: str) -> str:
     """The ball an evaluator speaks of, as its options in the recipe say."""
-    (evaluator,) = [e for e in params["evaluate"] if (e["label"] or e["name"]) == metric]
+    (evaluator,) = [e for e in params["evaluate"] if metric_of(e) == metric]
     if "radius" in evaluator:
         return f"ℓ2 {_fraction(evaluator['radius'])}"
     return f"{'ℓ2' if evaluator.get('norm') == 'l2' else 'ℓ∞'} {_fraction(evaluator['eps'])}"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.adapters.lirpa_library import lirpa, recursion
-from robustprune.adapters.operators import graph_of, refuse_wrong
+from robustprune.adapters.operators import graph_of, of_the_image, refuse_wrong
 from robustprune.adapters.optimised import optimise
+from robustprune.adapters.rules import kind_of
 from robustprune.adapters.unbounded import is_memory, named
 from robustprune.errors import UsageError
 from robustprune.modes import eval_mode
@@ -37,7 +38,8 @@ _COMPUTED = ("linear", "lower", "upper", "interval", "forward_value", "lA", "uA"
 """Where the library's nodes keep what they compute."""
 
 TOLERANCE = 1e-5
-"""A margin is certified above this share of the logits' scale: bounds are sound up to float32."""
+"""A margin is certified above this share of the logits' scale, which counts as 1 at least: bounds
+are sound up to float32, and logits may be small because larger numbers cancel."""
 
 
 class Bounds:
@@ -59,6 +61,7 @@ class Bounds:
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         _check_statistics(model)
+        _check_precision(model, images)
         self._library: ModuleType = lirpa()
         self._shape = images.shape[1:]
         self._twin, self._image = plain_copy(model), images[:1].detach().contiguous()
@@ -72,10 +75,15 @@ class Bounds:
                 if type(node).__name__ in ("BoundParams", "BoundBuffers")
             ]
             self.num_classes = self._check_forward(model)
+        self._compared: set[str] = set()
 
     def fits(self, images: Tensor) -> bool:
         """Whether these bounds are for images of this shape."""
         return images.shape[1:] == self._shape
+
+    def operators(self) -> frozenset[str]:
+        """The operators, in the library's words, whose value depends on the image."""
+        return frozenset(map(kind_of, of_the_image(self._graph)))
 
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         """The logits of the library's graph, ``(n, classes)``: the network's in eval mode."""
@@ -176,9 +184,15 @@ class Bounds:
             _at_work(images),
             named(self._library, self._twin, self._image, bound=METHODS[method]),
         ):
-            refuse_wrong(self._graph, bound=METHODS[method])
+            self._refuse_wrong(METHODS[method])
             yield self._library.BoundedTensor(images, norm)
         self._forget()
+
+    def _refuse_wrong(self, bound: str) -> None:
+        """What does not depend on the images is asked once."""
+        if bound not in self._compared:
+            refuse_wrong(self._graph, bound=bound)
+            self._compared.add(bound)
 
     def _forget(self) -> None:
         """Let go of what was computed, so that no step's graph is kept beyond it.
@@ -213,13 +227,18 @@ class Bounds:
     def _check_forward(self, model: nn.Module) -> int:
         """A graph that computes something else than the network bounds something else.
 
-        Two images, each on its own in the network and together in the graph, show also whether
-        an image's logits depend on the batch it is in.
+        Several images, each on its own in the network and together in the graph, show also whether
+        an image's logits depend on the batch it is in, and whether a branch was taken for all that
+        was taken for one: light and dark ones, and noise.
 
         Returns:
             The number of classes.
         """
-        images = torch.cat([self._image, 1 - self._image])
+        image = self._image
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(3, *self._shape, generator=generator).to(image)
+        flat = [torch.full_like(image, value) for value in (0.02, 0.5, 1.0)]
+        images = torch.cat([image, 1 - image, *flat, noise, 0.1 * noise])
         with torch.no_grad(), eval_mode(model):
             expected = torch.cat([model(image[None]) for image in images])
             try:
@@ -244,8 +263,8 @@ def certified(margins: Tensor, logits: Tensor) -> Tensor:
         margins: lower bounds, ``(n, classes - 1)``.
         logits: of the untouched images, ``(n, classes)``; they give the scale.
     """
-    scale = logits.abs().amax(1)
-    return margins.amin(1) > TOLERANCE * scale
+    scale = logits.abs().amax(1).clamp_min(1)
+    return (margins.amin(1) > TOLERANCE * scale) & margins.isfinite().all(1)
 
 
 @contextmanager
@@ -263,7 +282,17 @@ def _another(why: str) -> UsageError:
 
 
 def _scale(logits: Tensor) -> float:
-    return float(logits.abs().max().clamp_min(1.0))
+    return float(logits.nan_to_num().abs().max().clamp_min(1.0))
+
+
+def _check_precision(model: nn.Module, images: Tensor) -> None:
+    kinds = {tensor.dtype for tensor in (images, *model.parameters(), *model.buffers())}
+    rough = [str(kind) for kind in kinds if kind in (torch.bfloat16, torch.float16)]
+    if rough:
+        raise UsageError(
+            f"bounds are right up to the rounding of float32, and this network has {rough[0]}: "
+            "use model.float() and images.float()"
+        )
 
 
 def _check_statistics(model: nn.Module) -> None:

@@ -44,6 +44,11 @@ def lirpa() -> ModuleType:
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # our errors say what it logs
     if old:
         library.BoundedModule._named_members = _named_members(library.BoundedModule)
+        curves = importlib.import_module("auto_LiRPA.operators.activation").BoundTanh
+        curves.precompute_relaxation = _once(curves.precompute_relaxation)
+    base = importlib.import_module("auto_LiRPA.operators.base").Bound
+    if hasattr(base, "get_bias"):
+        base.get_bias = _get_bias(base.get_bias)
     return library
 
 
@@ -106,6 +111,33 @@ def _set_opset_version(version: int) -> None:
 def _attribute(node: Any, key: str) -> Any:
     """A traced node's attribute, by the accessor of its kind (``i``, ``fs``, ``t``, …)."""
     return getattr(node, node.kindOf(key))(key)
+
+
+def _once(original: Any) -> Any:
+    """Its search for the tangents of an S-curve, which every layer would repeat; 0.2 s each."""
+    tables: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def precompute_relaxation(self: Any, name: str, *functions: Any) -> None:
+        key = name, str(self.device)
+        if key not in tables:
+            before = set(vars(self))
+            original(self, name, *functions)
+            tables[key] = {k: v for k, v in vars(self).items() if k not in before}
+        vars(self).update(tables[key])
+
+    return precompute_relaxation
+
+
+def _get_bias(original: Any) -> Any:
+    """Its method of that name, which makes 0 of all of a bound's offsets where one is NaN."""
+
+    def get_bias(self: Any, coefficients: Any, bias: Any) -> Any:
+        found = original(self, coefficients, bias)
+        if coefficients is None or not isinstance(found, int):
+            return found
+        return coefficients.new_full(coefficients.shape[:2], float("nan"))
+
+    return get_bias
 
 
 def _named_members(bounded: Any) -> Any:

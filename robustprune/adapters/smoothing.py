@@ -150,10 +150,12 @@ class Smoothed:
     def _classes(self, noisy: Tensor) -> Tensor:
         import torch
 
+        from robustprune.adapters.layout import logits
+
         with torch.no_grad(), eval_mode(self.base_classifier):
-            logits: Tensor = self.base_classifier(noisy)
-            finite = logits.isfinite().all(1)
-            return torch.where(finite, logits.argmax(1), self.num_classes)
+            found = logits(self.base_classifier, noisy)
+            finite = found.isfinite().all(1)
+            return torch.where(finite, found.argmax(1), self.num_classes)
 
 
 def lower_confidence_bound(nA: Tensor, n: int, alpha: float) -> Tensor:  # noqa: N803

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from types import ModuleType
 from typing import Any
@@ -11,8 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustprune.adapters.operators import graph_of, refuse_wrong
+from robustprune.adapters.operators import RefusedError, graph_of
 from robustprune.errors import UsageError, first_line
+
+
+class OutsideDomainError(UsageError):
+    """For some images of a batch an operator's interval reaches where its bounds are none.
+
+    Attributes:
+        images: which, ``(n,)``, boolean.
+    """
+
+    def __init__(self, message: str, images: Tensor) -> None:
+        super().__init__(message)
+        self.images = images
 
 
 @contextmanager
@@ -36,16 +48,19 @@ def named(library: ModuleType, twin: nn.Module, image: Tensor, *, bound: str) ->
     except Exception as error:
         if is_memory(error):
             raise
-        layer = _first_unbounded(library, twin, image, bound, error)
-        what = f"layer '{layer}'" if layer else "a function or an order of layers"
+        what = _where(library, twin, image, bound, error)
         reason = first_line(error, most=200)
         weaker = "" if bound == "IBP" else "the bound 'ibp', "
-        raise UsageError(
+        message = (
             f"auto-LiRPA has no {bound} bound for {what} of this network ({reason}). "
             f"Use {weaker}"
             "a network of convolutions, linear layers, BatchNorm, ReLU and average pooling, or "
             "judge it by attacks or smoothing, which take any network."
-        ) from error
+        )
+        images = getattr(error, "images", None)
+        if images is not None:
+            raise OutsideDomainError(message, images) from error
+        raise UsageError(message) from error
 
 
 def is_memory(error: BaseException) -> bool:
@@ -53,6 +68,19 @@ def is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
+
+
+def _where(
+    library: ModuleType, twin: nn.Module, image: Tensor, bound: str, error: Exception
+) -> str:
+    """The layer that an error is about, in words."""
+    if isinstance(error, RefusedError):
+        layer = twin.get_submodule(error.layer)
+        inside = "a function in " if next(layer.children(), None) is not None else ""
+        words = f"{inside}layer '{error.layer} ({type(layer).__name__})'"
+        return words if error.layer else "a function"
+    first = _first_unbounded(library, twin, image, bound, error)
+    return f"layer '{first}'" if first else "a function or an order of layers"
 
 
 def _first_unbounded(
@@ -72,7 +100,7 @@ def _first_unbounded(
 
 
 def _calls(twin: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """The layers without children that have one input, with that input."""
+    """The layers without children that have one input, with that input, up to one that fails."""
     calls: list[tuple[str, nn.Module, Tensor]] = []
     hooks = []
     for name, layer in twin.named_modules():
@@ -84,7 +112,7 @@ def _calls(twin: nn.Module, image: Tensor) -> list[tuple[str, nn.Module, Tensor]
 
             hooks.append(layer.register_forward_pre_hook(note))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), suppress(Exception):  # what failed is what is looked for
             twin(image)
     finally:
         for hook in hooks:
@@ -96,7 +124,6 @@ def _failure(library: ModuleType, layer: nn.Module, inputs: Tensor, bound: str) 
     ball = library.PerturbationLpNorm(norm=float("inf"), eps=1e-3)
     try:
         graph = graph_of(nn.Sequential(layer).eval(), inputs)  # or it would train `layer`
-        refuse_wrong(graph, bound=bound)
         graph.compute_bounds(
             x=(library.BoundedTensor(inputs, ball),),
             method=bound.replace("-Optimized", ""),  # that needs something to optimise

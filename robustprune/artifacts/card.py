@@ -10,6 +10,7 @@ from robustprune.arithmetic import written
 from robustprune.artifacts.exports import Export
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights
+from robustprune.families import metric_of
 from robustprune.files import write_text
 
 _CERTIFICATES = ("ibp", "crown_ibp", "crown", "alpha_crown", "verified")
@@ -44,6 +45,9 @@ def _network(saved: SavedModel, export: Export) -> Iterator[str]:
     kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
     yield f"- Architecture: {_options(model)}"
     yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
+    if classes := saved.metadata.get("classes"):
+        names = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
+        yield f"- Classes in the order of its outputs, {len(classes):,}: {names}."
     density = kept / max(total, 1)
     yield f"- Weights kept: {kept:,} of {total:,} prunable ones, density {density:.4g}."
     if saved.metadata.get("values") == "fp16":
@@ -76,7 +80,7 @@ def _training(about: Mapping[str, Any]) -> Iterator[str]:
 
 def _measured(about: Mapping[str, Any]) -> Iterator[str]:
     metrics = about.get("metrics") or {}
-    evaluators = {e.get("label") or e["name"]: e for e in about.get("evaluate") or []}
+    evaluators = {metric_of(document): document for document in about.get("evaluate") or []}
     names = [name for name in metrics if f"{name}_n" in metrics]
     if not names:
         yield "Nothing was measured of this network, as far as its file says."

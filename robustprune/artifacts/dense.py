@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustprune.artifacts.saved import SavedModel, created, rebuilt, tensors_of
+from robustprune.artifacts.saved import SavedModel, outlined, rebuilt, tensors_of
 from robustprune.artifacts.sealed import read_sealed, write_sealed
 
 MASK = "_mask"  # behind the parameter's name, as torch.nn.utils.prune has it
@@ -53,9 +53,9 @@ def read_dense(path: Path) -> SavedModel:
             architecture that it names.
     """
     metadata, tensors = read_sealed(path)
-    model = created(path, metadata.get("model"))
-    own = model.state_dict().keys()  # a network may have buffers called …_mask of its own
+    outline = outlined(path, metadata.get("model"), tensors=len(tensors))
+    own = outline.state_dict().keys()  # a network may have buffers called …_mask of its own
     marked = [name for name in tensors if name.endswith(MASK) and name not in own]
     masks = {name.removesuffix(MASK): tensors[name] for name in marked}
     weights = {name: tensor for name, tensor in tensors.items() if name not in marked}
-    return rebuilt(path, metadata, weights, masks, model)
+    return rebuilt(path, metadata, weights, masks, outline)

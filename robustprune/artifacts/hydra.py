@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustprune.artifacts.names import aligned
 from robustprune.artifacts.pickles import read_pickle
-from robustprune.artifacts.saved import SavedModel, created
-from robustprune.artifacts.state_dict import fill, state_dict_of, unwrapped
+from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.state_dict import INSIDE, fitted, state_dict_of
 from robustprune.errors import UsageError, nearest
 from robustprune.masking import prunable_layers
+from robustprune.models.normalize import Normalized
 
 _CIFAR = {"in_chans": 3, "image_size": 32, "mean": [0.0] * 3, "std": [1.0] * 3}
 _MNIST = {"in_chans": 1, "image_size": 28, "mean": [0.0], "std": [1.0]}
@@ -42,7 +44,6 @@ _OURS = {"cnn_small": "cifar_model", "cnn_large": "cifar_model_large"}
 _OURS |= {"vgg16_bn_cifar": "vgg16_bn", "resnet18_cifar": "resnet18"}
 _SCORES = "popup_scores"
 _DENSE = 0.999  # of the weights are not zero: chance zeros, and no pruning
-_UNUSED = "sub_block1."  # a stage of its WideResNets that no forward pass uses
 
 
 def architecture_name(name: str) -> str:
@@ -79,16 +80,18 @@ def read_hydra(path: Path, *, arch: str | None = None, density: float | None = N
         raise UsageError(f"--density {density} is not in (0, 1]. For 99 % sparsity write 0.01.")
     checkpoint = read_pickle(path)
     arch = _architecture(path, checkpoint, arch)
-    tensors = unwrapped(state_dict_of(path, checkpoint))
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(_UNUSED)}
+    tensors = state_dict_of(path, checkpoint)
     scores = {n: value for n, value in tensors.items() if n.rpartition(".")[2] == _SCORES}
     weights = {name: value for name, value in tensors.items() if name not in scores}
     options = {"num_classes": _classes(path, weights), **ARCHITECTURES[arch]}
-    model = created(path, options)
-    fill(path, model, weights, name=options["name"])
+    model, _ = fitted(path, options, weights)
     prunable = {f"{name}.weight": layer.weight for name, layer in prunable_layers(model).items()}
-    prefix = "backbone." if any(name.startswith("backbone.") for name in prunable) else ""
-    given = {f"{prefix}{name.removesuffix(_SCORES)}weight": s for name, s in scores.items()}
+    prefix = INSIDE if isinstance(model, Normalized) else ""
+    own = [name.removeprefix(prefix) for name in prunable]
+    ours, others = aligned(
+        own, {f"{name.removesuffix(_SCORES)}weight": s for name, s in scores.items()}
+    )
+    given = {f"{prefix}{name}": s for name, s in (ours | others).items()}
     masks = (
         _by_scores(path, prunable, given, density) if scores else _by_zeros(path, prunable, density)
     )

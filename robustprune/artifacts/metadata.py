@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustprune.artifacts.limits import LONGEST_STRUCTURE
 from robustprune.errors import UsageError
 
 
@@ -27,6 +28,7 @@ class _Metadata(_Open):
 
     model: _Part
     data: _Part | None = None
+    classes: list[str] = []
     objective: _Part | None = None
     pruner: _Part | None = None
     evaluate: list[_Part] = []
@@ -56,8 +58,12 @@ def parsed(path: Path, text: str | bytes) -> dict[str, Any]:
     """A JSON mapping; ``path`` is for messages.
 
     Raises:
-        UsageError: it is no JSON, or no mapping, or holds what JSON has no word for.
+        UsageError: it is too long, no JSON, or no mapping, or holds what JSON has no word for.
     """
+    if len(text) > LONGEST_STRUCTURE:
+        raise UsageError(
+            f"{path} was not read: its metadata is longer than {LONGEST_STRUCTURE:,} characters."
+        )
     try:
         document = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:

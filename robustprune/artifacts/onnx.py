@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.artifacts.container import KEY, check_there
+from robustprune.artifacts.limits import check_room
 from robustprune.artifacts.metadata import canonical, described, parsed
-from robustprune.artifacts.saved import SavedModel, created, tensors_of, try_on
-from robustprune.artifacts.state_dict import COUNTER, fill, nonzeros
+from robustprune.artifacts.saved import SavedModel, outlined, tensors_of, try_on
+from robustprune.artifacts.state_dict import COUNTER, fitted, nonzeros
 from robustprune.errors import MissingDependencyError, UsageError, first_line
 from robustprune.files import replacing
 
 INPUT, OUTPUT = "images", "logits"
 _BATCHES = (1, 7)  # sizes that an export is tried with
+_WIDEST = 16  # bytes of an element, of those that there are
 _TOLERANCE = 1e-4  # of the logits' size
 
 
@@ -90,9 +93,13 @@ def read_onnx(path: Path) -> SavedModel:
     try:
         proto = onnx.load_model_from_string(content)
         known = {entry.key: entry.value for entry in proto.metadata_props}
-        if any(tensor.external_data for tensor in proto.graph.initializer):
+        if any(onnx.external_data_helper.uses_external_data(t) for t in proto.graph.initializer):
             raise ValueError("its tensors are in other files, which are not read")
+        sizes = [math.prod(t.dims) * _WIDEST for t in proto.graph.initializer]
+        check_room(path, sum(sizes), held=len(content), times=_WIDEST)
         tensors = {t.name: _tensor(onnx, t) for t in proto.graph.initializer}
+    except UsageError:
+        raise
     except Exception as error:  # of protobuf, about bytes of any kind
         raise UsageError(f"{path} is not a whole ONNX file ({error}).") from None
     if KEY not in known:
@@ -105,10 +112,10 @@ def read_onnx(path: Path) -> SavedModel:
         raise UsageError(f"{path} is damaged: its content does not have the digest that it names.")
     metadata = described(path, parsed(path, known[KEY]))
     masked = metadata.pop("masked", [])
-    model = created(path, metadata["model"])
-    own = {name: tensors[name] for name in model.state_dict() if name in tensors}
-    fill(path, model, own, name=metadata["model"]["name"])
-    return SavedModel(model.eval(), nonzeros(path, model, masked), metadata)
+    outline = outlined(path, metadata["model"], tensors=len(tensors))
+    own = {name: tensors[name] for name in outline.state_dict() if name in tensors}
+    model, _ = fitted(path, metadata["model"], own)
+    return SavedModel(model, nonzeros(path, model, masked), metadata)
 
 
 def session(content: bytes | str) -> Any:

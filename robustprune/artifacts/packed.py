@@ -25,13 +25,14 @@ from robustprune.artifacts.container import (
     own_text,
     write_safetensors,
 )
+from robustprune.artifacts.limits import check_room
 from robustprune.artifacts.metadata import canonical, described, parsed
 from robustprune.artifacts.packing import Entry, PackError, pack_tensor, unpack_tensor
 from robustprune.artifacts.saved import (
     SavedModel,
-    created,
     differences,
     listed,
+    outlined,
     rebuilt,
     tensors_of,
 )
@@ -44,6 +45,7 @@ Values = Literal["fp32", "fp16"]
 _STREAMS = ("manifest", "positions", "values")
 _LEVEL = 3  # more only finds chance repetitions: slower, and no smaller
 _MOST_MANIFEST = 2**22  # bytes
+_SMALLER = 1000  # times, that a packed file may be than its network
 
 
 def save_packed(path: Path, saved: SavedModel, *, values: Values = "fp32") -> bool:
@@ -91,10 +93,13 @@ def read_packed(path: Path) -> SavedModel:
     """
     frames = _frames(path)
     metadata, entries = _manifest(path, frames)
-    model = created(path, metadata.get("model"))
-    own = model.state_dict()
+    needed = sum(entry.size * entry.torch_dtype.itemsize for entry in entries)
+    check_room(path, needed, held=path.stat().st_size, times=_SMALLER)
+    outline = outlined(path, metadata.get("model"), tensors=len(entries))
     promised = {e.name: torch.empty(e.shape, dtype=e.torch_dtype, device="meta") for e in entries}
-    if problems := differences(own, promised):  # before anything of that size is decompressed
+    if problems := differences(
+        outline.state_dict(), promised
+    ):  # before anything of that size is decompressed
         raise UsageError(f"{path} is damaged: {listed(problems)}.")
     try:
         sizes = [sum(e.position_bytes for e in entries), sum(e.value_bytes for e in entries)]
@@ -105,7 +110,7 @@ def read_packed(path: Path) -> SavedModel:
         weights, masks = _unpacked(entries, positions, values)
     except PackError as error:
         raise UsageError(f"{path} is damaged: {error}.") from None
-    return rebuilt(path, metadata, weights, masks, model)
+    return rebuilt(path, metadata, weights, masks, outline)
 
 
 def packed_metadata(path: Path) -> dict[str, Any]:

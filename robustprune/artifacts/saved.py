@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustprune.artifacts.limits import bounded, check_numbers, check_room, held_by, memory
 from robustprune.errors import UsageError, first_line
 from robustprune.models import create_model
+from robustprune.models.factory import is_foreign
 from robustprune.seeding import fork
 
 _MOST = 8  # differences that are listed
+_BESIDE = 8  # how much larger a network may be than its state dict, by what no file keeps
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,36 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def created(path: Path, architecture: Any) -> nn.Module:
-    """The network that a file says it holds, with weights that are about to be overwritten.
+def outlined(path: Path, architecture: Any, *, tensors: int) -> nn.Module:
+    """The network that a file says it holds: names, shapes and types, and no memory for values.
 
     Args:
         path: the file, for messages.
         architecture: arguments of `create_model`, as anybody may have written them.
+        tensors: how many the file holds, so that no network of many more is made.
+
+    Raises:
+        UsageError: there is no such architecture, or it is out of proportion to the file.
+    """
+    check_numbers(path, architecture)
+    with bounded(path, tensors=tensors):
+        try:
+            with torch.device("meta"):
+                return created(path, architecture)
+        except UsageError:
+            if not (
+                isinstance(architecture, Mapping) and is_foreign(str(architecture.get("name")))
+            ):
+                raise
+        return created(path, architecture)  # not every constructor can go without values
+
+
+def created(path: Path, architecture: Any) -> nn.Module:
+    """The network of an architecture, with weights that are about to be overwritten.
+
+    Args:
+        path: the file that names it, for messages.
+        architecture: arguments of `create_model`; compared with the file by `outlined` before.
 
     Raises:
         UsageError: there is no such architecture.
@@ -99,7 +126,7 @@ def rebuilt(
     metadata: dict[str, Any],
     weights: Mapping[str, Tensor],
     masks: dict[str, Tensor],
-    model: nn.Module | None = None,
+    outline: nn.Module | None = None,
 ) -> SavedModel:
     """The network of one of our files, its tensors held against its architecture.
 
@@ -108,18 +135,33 @@ def rebuilt(
         metadata: its metadata.
         weights: its state dict.
         masks: boolean, by parameter name.
-        model: `created` from the metadata already, if it was.
+        outline: `outlined` from the metadata already, if it was.
 
     Raises:
         UsageError: the file is damaged; the differences are listed.
     """
-    if model is None:
-        model = created(path, metadata.get("model"))
-    problems = differences(model.state_dict(), weights, exact=True) + _wrong_masks(weights, masks)
+    if outline is None:
+        outline = outlined(path, metadata.get("model"), tensors=len(weights))
+    problems = differences(outline.state_dict(), weights, exact=True) + _wrong_masks(weights, masks)
     if problems:
         raise UsageError(f"{path} is damaged: {listed(problems)}.")
+    model = filled(path, metadata["model"], outline, weights)
+    return SavedModel(model, masks, metadata)
+
+
+def filled(
+    path: Path, architecture: Mapping[str, Any], outline: nn.Module, weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """The network in eval mode, with weights that were found to fit its outline.
+
+    Raises:
+        UsageError: it holds more beside its weights than they could have room for.
+    """
+    held = memory(weights.values())
+    check_room(path, held_by(outline), held=held, times=_BESIDE)
+    model = created(path, architecture)
     model.load_state_dict(weights)
-    return SavedModel(model.eval(), masks, metadata)
+    return model.eval()
 
 
 def differences(

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robustprune.artifacts.container import open_safetensors
+from robustprune.artifacts.limits import check_room, memory
+from robustprune.artifacts.names import aligned, hint
+from robustprune.artifacts.parametrised import computed, written_out
 from robustprune.artifacts.pickles import SUFFIXES, read_pickle
-from robustprune.artifacts.saved import SavedModel, created, differences, is_plain, listed
+from robustprune.artifacts.saved import (
+    SavedModel,
+    differences,
+    filled,
+    is_plain,
+    listed,
+    outlined,
+)
 from robustprune.artifacts.sealed import read_sealed
 from robustprune.errors import UsageError
+from robustprune.masking import prunable_layers
+from robustprune.models.factory import normalisation
 from robustprune.models.normalize import Normalized
 
-_HOLDERS = ("state_dict", "model_state_dict", "model", "net")
-"""Keys under which training scripts put a state dict into a checkpoint."""
+_HOLDERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module"),
+    *("net_state_dict", "weights", "params", "parameters"),
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "shadow"),
+    *("averaged_model", "swa_model", "swa_state_dict"),
+)
+"""Keys under which training scripts put a state dict, averages last; they may be nested."""
 
-_PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before each name."""
+_ELSE = re.compile(
+    r"^opt|optim|sched|scaler"
+)  # what stands beside the network and holds tensors, too
 
 COUNTER = "num_batches_tracked"
 INSIDE, MEAN, STD = "backbone.", "normalize.mean", "normalize.std"
 """The names of a network that normalises, if its state dict says how."""
+
+_STATISTICS = {
+    "mean": re.compile(r"_?(new_|norm_|image_|pixel_)?(mean|mu)s?"),
+    "std": re.compile(r"_?(new_|norm_|image_|pixel_)?(std|sigma|stdev)s?"),
+}
+"""Last parts of the names under which code of the field keeps a normalisation's statistics."""
+
+_CHANNELS = 64  # more than images have, and fewer than layers of that name would
+_SMALLER = 8  # times, that a file may be than its tensors: lower precision, and shared memory
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -48,19 +76,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def state_dict_of(path: Path, content: Any) -> dict[str, Tensor]:
     """The state dict in a checkpoint, see `read_tensors`; ``path`` is for messages."""
-    held = content
-    if isinstance(content, Mapping):
-        holders = (content[key] for key in _HOLDERS if isinstance(content.get(key), Mapping))
-        held = next(holders, content)
-    if not isinstance(held, Mapping) or not held:
-        raise UsageError(f"{path} holds no state dict, but {_described(content)}.")
-    others = [str(name) for name, value in held.items() if not is_plain(value)]
-    if others:
+    held = _held(content)
+    if held is None:
+        raise UsageError(
+            f"{path} holds no state dict, but {_described(content)}. It may hold one under any of "
+            f"the keys {', '.join(_HOLDERS)}."
+        )
+    tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+    if others := [name for name, value in tensors.items() if not is_plain(value)]:
         raise UsageError(
             f"{path} holds no state dict: {', '.join(others[:5])} are no plain tensors (dense, not "
-            f"quantised). It may hold it under one of the keys {', '.join(_HOLDERS)}."
+            "quantised)."
         )
-    return {str(name): value for name, value in held.items()}
+    check_room(path, memory(tensors.values()), held=path.stat().st_size, times=_SMALLER)
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _held(content: Any, *, depth: int = 4) -> Mapping[Any, Any] | None:
+    """The mapping of names to tensors in a checkpoint, if it is clear which that is."""
+    if not isinstance(content, Mapping) or not depth:
+        return None
+    inside = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    for key in _HOLDERS:
+        if key in inside and (found := _held(inside[key], depth=depth - 1)) is not None:
+            return found
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return content
+    others = [value for key, value in inside.items() if not _ELSE.search(str(key))]
+    found_in = [held for value in others if (held := _held(value, depth=depth - 1)) is not None]
+    return found_in[0] if len(found_in) == 1 else None
 
 
 def read_state_dict(path: Path, architecture: Mapping[str, Any]) -> SavedModel:
@@ -74,10 +118,8 @@ def read_state_dict(path: Path, architecture: Mapping[str, Any]) -> SavedModel:
     Raises:
         UsageError: the file cannot be read, or does not fit; the differences are listed.
     """
-    tensors = read_tensors(path)
-    model = created(path, architecture)
-    fill(path, model, tensors, name=str(architecture["name"]))
-    return SavedModel(model.eval(), {}, {"model": dict(architecture)})
+    model, masks = fitted(path, architecture, read_tensors(path))
+    return SavedModel(model, masks, {"model": dict(architecture)})
 
 
 def read_exported_state_dict(path: Path) -> SavedModel:
@@ -91,42 +133,59 @@ def read_exported_state_dict(path: Path) -> SavedModel:
     metadata, tensors = read_sealed(path)
     masked = metadata.pop("masked", [])
     del metadata["layout"]
-    model = created(path, metadata["model"])
-    target, inner = _target(path, model, tensors)
-    if problems := differences(target.state_dict(), inner, exact=True):
+    outline = outlined(path, metadata["model"], tensors=len(tensors))
+    weights = dict(tensors)
+    if isinstance(outline, Normalized):
+        said = {name: weights.pop(name) for name in (MEAN, STD) if name in weights}
+        _check_statistics(path, metadata["model"], said)
+    if problems := differences(outline.state_dict(), weights, exact=True):
         raise UsageError(f"{path} is damaged: {listed(problems)}.")
-    target.load_state_dict(inner)
-    return SavedModel(model.eval(), nonzeros(path, model, masked), metadata)
+    model = filled(path, metadata["model"], outline, weights)
+    return SavedModel(model, nonzeros(path, model, masked), metadata)
 
 
-def fill(path: Path, model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
-    """Load a state dict into a network, all of it.
+def fitted(
+    path: Path, architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network of an architecture with the weights of a checkpoint, all of them, in eval mode.
 
-    The prefixes of wrappers are taken off names that do not fit as they are. Counters of batches,
-    which older files do not have, stay as they are if they are missing.
+    The names may stand behind those of wrappers, be another library's, or be those of what weights
+    are computed from; see `robustprune.artifacts.names` and `robustprune.artifacts.parametrised`.
+    Counters of batches, which older files do not have, may be missing.
 
     Args:
         path: where it is from, for messages.
-        model: changed in place.
-        tensors: under the network's own names, or where it normalises its backbone's.
-        name: the architecture's.
+        architecture: arguments of `create_model`.
+        tensors: a state dict.
+
+    Returns:
+        The network, and the masks that the checkpoint holds, by parameter name.
 
     Raises:
         UsageError: it does not fit, or a value is none.
     """
-    target, inner = _target(path, model, tensors)
-    own = target.state_dict()
-    counters = {key: own[key] for key in own if key.endswith(COUNTER)}
-    if problems := differences(own, counters | inner):
+    outline = outlined(path, architecture, tensors=len(tensors))
+    prefix = INSIDE if isinstance(outline, Normalized) else ""  # no code but ours puts it there
+    own = {name.removeprefix(prefix): value for name, value in outline.state_dict().items()}
+    found, masks, statistics, others = _named(own, tensors)
+    _check_statistics(path, architecture, statistics)
+    counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
+    found = counters | found
+    if problems := differences(own, found | others):
         raise UsageError(
-            f"{path} does not fit model '{name}': {listed(problems)}.{_remedy(own, inner)}"
+            f"{path} does not fit model '{architecture['name']}': {listed(problems)}."
+            f"{_remedy(own, found, others)}"
         )
-    cast = {key: tensor.to(own[key].dtype) for key, tensor in (counters | inner).items()}
-    if wrong := [key for key, tensor in cast.items() if not bool(tensor.isfinite().all())]:
+    cast = {name: tensor.to(own[name].dtype) for name, tensor in found.items()}
+    if wrong := [name for name, tensor in cast.items() if not bool(tensor.isfinite().all())]:
         raise UsageError(
             f"{path} has values that are infinite or no numbers, in {', '.join(wrong[:5])}."
         )
-    target.load_state_dict(cast)
+    weights = {f"{prefix}{name}": tensor for name, tensor in cast.items()}
+    prunable = {f"{name}.weight".lstrip(".") for name in prunable_layers(outline)}
+    kept = {f"{prefix}{name}": mask for name, mask in masks.items() if not bool(mask.all())}
+    model = filled(path, architecture, outline, weights)
+    return model, {name: mask for name, mask in kept.items() if name in prunable}
 
 
 def nonzeros(path: Path, model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
@@ -141,65 +200,78 @@ def nonzeros(path: Path, model: nn.Module, names: Iterable[str]) -> dict[str, Te
     return {name: tensors[name] != 0 for name in names}
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names without the prefixes that wrappers put before all of them."""
-    names = dict(tensors)
-    for _ in range(2):
-        for prefix in _PREFIXES:
-            if names and all(name.startswith(prefix) for name in names):
-                names = {name.removeprefix(prefix): value for name, value in names.items()}
-    return names
+class _Named(NamedTuple):
+    """A checkpoint's content under a network's names: weights, masks, statistics, and the rest."""
+
+    tensors: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    others: dict[str, Tensor]
 
 
-def _target(
-    path: Path, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """What is to be filled, the network or the backbone in it, and the tensors for it.
+def _named(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Named:
+    found = aligned(own, tensors)
+    if not found.others:  # as they are, whatever they are called
+        return _Named(found.tensors, {}, {}, {})
+    written, masks = written_out(tensors)
+    found = aligned(own, written)
+    statistics = {name: value for name, value in found.others.items() if _statistic(name, value)}
+    others = {name: value for name, value in found.others.items() if name not in statistics}
+    of = {id(written[name]): mask for name, mask in masks.items()}
+    kept = {name: of[id(value)] for name, value in found.tensors.items() if id(value) in of}
+    return _Named(found.tensors, kept, statistics, others)
 
-    Names that fit are taken as they are, others without the prefixes of wrappers.
+
+def _statistic(name: str, value: Tensor) -> str | None:
+    """Which of a normalisation's statistics a tensor is by its name and size: a mean, a std."""
+    last = name.rpartition(".")[2].lower()
+    if value.numel() > _CHANNELS:
+        return None
+    return next((kind for kind, pattern in _STATISTICS.items() if pattern.fullmatch(last)), None)
+
+
+def _check_statistics(
+    path: Path, architecture: Mapping[str, Any], said: Mapping[str, Tensor]
+) -> None:
+    """Make sure that a network normalises its images as its checkpoint does, where that says how.
+
+    Raises:
+        UsageError: it does not; the message says how to.
     """
-    target = model.backbone if isinstance(model, Normalized) else model
-    own, inner = target.state_dict().keys(), dict(tensors)
-    for names in (tensors, unwrapped(tensors)):
-        inner = dict(names)
-        if isinstance(model, Normalized):
-            inner = _without_statistics(path, model, names)
-        if inner.keys() <= own:
-            break
-    return target, inner
-
-
-def _without_statistics(
-    path: Path, model: Normalized, tensors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The backbone's part of a state dict that may say how its images are normalised."""
-    inner = dict(tensors)
-    for name, own in ((MEAN, model.normalize.mean), (STD, model.normalize.std)):
-        said = inner.pop(name, None)
-        if said is None:
-            continue
-        same = said.numel() == own.numel() and said.is_floating_point()
-        if not (same and torch.allclose(said.float().flatten(), own.flatten())):
+    own = dict(zip(("mean", "std"), normalisation(**architecture), strict=True))
+    values = {kind: v for name, v in said.items() if (kind := _statistic(name, v)) is not None}
+    for name, value in said.items():
+        kind = _statistic(name, value) or ""
+        expected = torch.tensor(own[kind])
+        same = value.is_floating_point() and value.numel() in (1, expected.numel())
+        if not (same and torch.allclose(value.float().flatten(), expected, rtol=1e-4)):
+            shown = " and ".join(f"'{k}' {_shown(v)}" for k, v in sorted(values.items()))
             raise UsageError(
-                f"{path} normalises by {name} {said.flatten().tolist()}, and the model by "
-                f"{own.flatten().tolist()}. Set the model's 'mean' and 'std' to the file's."
+                f"{path} normalises by {name} {_shown(value)}, and the model by {own[kind]}. To "
+                f"normalise as the file does, name the model's {shown}."
             )
-    if inner and all(name.startswith(INSIDE) for name in inner):
-        return {name.removeprefix(INSIDE): value for name, value in inner.items()}
-    return inner
 
 
-def _remedy(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """For a network that is of the architecture, but of other arguments than were named."""
-    if MEAN in found and STD in found:
-        mean, std = (found[name].flatten().tolist() for name in (MEAN, STD))
-        return f" It normalises its images: name the model's 'mean' {mean} and 'std' {std}."
+def _shown(value: Tensor) -> list[float]:
+    return [round(number, 6) for number in value.double().flatten().tolist()]
+
+
+def _remedy(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], others: Mapping[str, Tensor]
+) -> str:
+    """How to go on: for other arguments than were named, and for names that are nobody's."""
+    if parts := computed(others):
+        return (
+            f" {parts[0]} is part of a weight that is computed in a way which the file does not "
+            "tell: save the network without parametrizations (torch.nn.utils.parametrize."
+            "remove_parametrizations, torch.nn.utils.prune.remove)."
+        )
     both = own.keys() & found.keys()
     pairs = [(own[n].shape, found[n].shape) for n in both if own[n].shape != found[n].shape]
     rows = {theirs[0] for ours, theirs in pairs if theirs and ours[1:] == theirs[1:]}
     if own.keys() == found.keys() and len(pairs) <= 2 and len(rows) == 1:  # a last layer
         return f" If it tells {rows.pop()} classes apart, say so: num_classes."
-    return ""
+    return hint(sorted(own.keys() - found.keys()), others)
 
 
 def _described(content: Any) -> str:

@@ -24,7 +24,7 @@ Train a dense network, prune it by every method at every density, finetune, and 
   robustprune run recipes/cifar10/cnn_small_trades.yaml --set seed=1 --set prune.densities=[0.01]
   robustprune run recipes/quickstart.yaml --resume     go on where an interrupted run stopped
   robustprune run my.yaml --max-steps 2                try a recipe out in a minute
-  robustprune run a.yaml b.yaml --sweep seed=[0,1]     four runs: a-seed-0, a-seed-1, …
+  robustprune run a.yaml b.yaml --sweep seed=[0,1]     four runs (a-seed-0, …), and their means
   robustprune run my.yaml --processes 4                share each batch among four GPUs, or cores
 
 Ctrl-C or SIGTERM: the step under way is finished and saved, and the line that goes on printed.
@@ -136,7 +136,7 @@ what masks keep by magnitude and by layer, training curves, and attacked images.
   robustprune report runs/quickstart/* --out seeds.html     means over seeds
   robustprune report mlflow:quickstart --uri http://localhost:5000
 
-Runs whose recipes differ only in their seed are one: means with intervals over seeds. What a run
+Runs whose recipes differ only in seed and name are one: means with intervals over seeds. What a run
 left no files for is said on the page. Nothing is downloaded: images are shown where the dataset's
 files are found.
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shlex
 import tempfile
 from argparse import Namespace
@@ -14,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprune.cli.launching import is_main, launch, processes
+from robustprune.cli.outputs import writing
 from robustprune.cli.replies import DIED, ProcessError
-from robustprune.errors import InterruptedRun, SoundnessError, UsageError
+from robustprune.errors import InterruptedRun, SoundnessError
 from robustprune.stopping import stoppable
 from robustprune.tracking import Console, Silent
 
@@ -48,7 +47,7 @@ def judge_saved(arguments: Namespace, documents: Documents) -> None:
 
 
 def _judge(arguments: Namespace, documents: Documents) -> None:
-    from robustprune.cli.opening import open_model
+    from robustprune.cli.opening import data_document, open_model
     from robustprune.pipeline import soundness
     from robustprune.pipeline.evaluation import evaluate, parts_of
 
@@ -56,7 +55,7 @@ def _judge(arguments: Namespace, documents: Documents) -> None:
     saved = open_model(arguments)
     data, evaluators = parts_of(
         saved.metadata,
-        data=arguments.data,
+        data=data_document(arguments.data),
         root=arguments.root,
         evaluators=documents(saved.metadata),
         samples=arguments.samples,
@@ -99,6 +98,10 @@ def _launch(arguments: Namespace, count: int) -> None:
             processes=count,
             restarts=arguments.restarts or 0,
         )
+    except KeyboardInterrupt:
+        if arguments.state is None:
+            raise
+        raise InterruptedRun(_resume_line(arguments)) from None
     except ProcessError as error:
         if error.reply.kind == InterruptedRun.__name__:
             raise InterruptedRun(_resume_line(arguments)) from None
@@ -157,14 +160,12 @@ def _check_outputs(arguments: Namespace) -> None:
     if arguments.images is not None:
         check_ending(arguments.images)
     for path in filter(None, (arguments.json, arguments.images)):
-        try:
+        with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent):
                 pass
-        except OSError as error:
-            raise _unwritable(path, error) from None
 
 
 def _write(arguments: Namespace, judgement: Judgement) -> None:
@@ -173,19 +174,11 @@ def _write(arguments: Namespace, judgement: Judgement) -> None:
     document: dict[str, Any] = {"model": str(arguments.model), "metrics": judgement.metrics}
     if judgement.alarms:
         document["alarms"] = judgement.alarms
+    if judgement.dead is not None:
+        document["dead"] = judgement.dead
     if arguments.json is not None:
-        _try(arguments.json, lambda path: write_json(path, document))
+        with writing(arguments.json):
+            write_json(arguments.json, document)
     if arguments.images is not None:
-        _try(arguments.images, judgement.images.write)
-
-
-def _try(path: Path, write: Callable[[Path], None]) -> None:
-    try:
-        write(path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
-    return UsageError(f"cannot write {path}: {reason}. Name another file.")
+        with writing(arguments.images):
+            judgement.images.write(arguments.images)

@@ -95,9 +95,10 @@ def launch(words: Sequence[str], *, processes: int, restarts: int = 0) -> None:
 @contextmanager
 def _environment(folder: str, processes: int) -> Iterator[None]:
     """What the processes find, and a launcher that keeps its own messages to itself."""
+    from robustprune.pipeline.threads import default_threads
+
     before = dict(os.environ)
-    threads = max((os.cpu_count() or 1) // processes, 1)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(default_threads(processes=processes)))
     # processes that are started anew would find the addresses of those before in a shared store
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)  # or a step is cut off

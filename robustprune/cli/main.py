@@ -27,14 +27,20 @@ from robustprune.errors import (
     FullDiskError,
     InterruptedRun,
     InvalidError,
+    OwnCodeError,
     PeerError,
     SoundnessError,
     UsageError,
     first_line,
 )
 from robustprune.files import FULL
+from robustprune.paths import reason
 
 _MOST_LINES = 23  # with the line before and the line after them: one screen
+_PATHS = {
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}  # of what somebody named, or of what lies below it
 _FAULT = "this is a fault of robustprune, not of your input. Please report it."
 
 
@@ -83,8 +89,12 @@ def _reply(error: BaseException) -> Reply:
     if _is_lost(error):
         text = f"error: another process does not answer any more: {first_line(error)}"
         return Reply(FAULT, kind, text, echo=True)
-    if isinstance(error, OSError) and (text := _of_disk(error)):
+    if isinstance(error, OSError) and (text := _of_system(error)):
         return Reply(USAGE, kind, f"error: {text}")
+    from robustprune.recipe.own import blamed
+
+    if text := blamed(error):
+        return Reply(USAGE, OwnCodeError.__name__, f"error: {text}")
     trace = "".join(traceback.format_exception(error))
     return Reply(FAULT, kind, f"{trace}error: {_FAULT}")
 
@@ -109,12 +119,14 @@ def _told_elsewhere(reply: Reply) -> bool:
     return reply.code == USAGE and _group() is None and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
-def _of_disk(error: OSError) -> str:
-    """What to say of a disk that takes no more; empty if it is something else."""
+def _of_system(error: OSError) -> str:
+    """What to say of a full disk, or of a path that cannot be used; empty of anything else."""
     if error.errno in FULL:
         return f"{FULL[error.errno]} ({error.filename}). Make room and resume."
     if error.errno == errno.EROFS:
         return f"the disk has become read-only ({error.filename}). Mend that and resume."
+    if error.errno in _PATHS and error.filename is not None:
+        return f"{error.filename}: {reason(error)}. Name another path, or mend that."
     return ""
 
 

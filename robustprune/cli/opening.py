@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,13 @@ def open_model(arguments: Namespace) -> SavedModel:
     Raises:
         UsageError: the file, the architecture or the dataset is at fault.
     """
+    saved = _opened(arguments)
+    if getattr(arguments, "classes", None) is None:
+        return saved
+    return replace(saved, metadata={**saved.metadata, "classes": _classes(arguments.classes)})
+
+
+def _opened(arguments: Namespace) -> SavedModel:
     from robustprune.artifacts.reading import read_model
 
     path: Path = arguments.model
@@ -36,28 +45,67 @@ def open_model(arguments: Namespace) -> SavedModel:
     return read_model(path, _resolved(_options(arguments.arch), arguments))
 
 
-def dataset(name: str | None, root: Path | None) -> Dataset | None:
+def _classes(text: str) -> list[str]:
+    """A file of names, a set of ImageNet's that timm knows, or names with commas between them."""
+    from robustprune.datasets.classes import check_names, read_names
+    from robustprune.models import pretrained
+
+    if os.path.isfile(text):
+        return list(read_names(Path(text)))
+    names = [name.strip() for name in text.split(",")]
+    if len(names) == 1 and (known := pretrained.names_of(text)):
+        return known
+    try:
+        check_names(names)
+    except UsageError as error:
+        raise UsageError(
+            f"--classes {text}: {error}. Write a,b,c, or a file with a name a line, or imagenet-1k."
+        ) from None
+    return names
+
+
+def dataset(text: str | None, root: Path | None) -> Dataset | None:
     """The dataset that is typed, if one is."""
-    if name is None:
+    document = data_document(text)
+    if document is None:
         return None
     from robustprune import datasets
 
-    return datasets.create(name, **({} if root is None else {"root": root}))
+    fields = {**document, **({} if root is None else {"root": root})}
+    return datasets.create(fields.pop("name"), **fields)
+
+
+def data_document(text: str | None) -> dict[str, Any] | None:
+    """``imagefolder``, or as a recipe writes its data: ``{name: imagefolder, size: 64}``."""
+    if text is None:
+        return None
+    values = _read("--data", text)
+    document = {"name": values} if isinstance(values, str) else values
+    if not isinstance(document, dict) or not isinstance(document.get("name"), str):
+        raise UsageError(f"--data {text}: expected a name, or {{name: …, option: …}}.")
+    return document
+
+
+def _read(option: str, text: str) -> Any:
+    from robustprune.recipe.reading import NotYamlError, read_yaml
+
+    try:
+        reading = read_yaml(text)
+    except NotYamlError as error:
+        raise UsageError(f"{option} {text}: neither a name nor a mapping: {error}.") from None
+    if reading.problems:
+        raise InvalidError(Problem((option, *p.place), p.message) for p in reading.problems)
+    return reading.values
 
 
 def _options(text: str) -> ModelOptions:
     """``resnet50``, or as a recipe writes its model: ``{name: resnet50, num_classes: 10}``."""
     from robustprune.models import ModelOptions
     from robustprune.parts import build
-    from robustprune.recipe.reading import NotYamlError, read_yaml
 
+    values = _read("--arch", text)
     try:
-        reading = read_yaml(text)
-        if reading.problems:
-            raise InvalidError(reading.problems)
-        options = build(ModelOptions, reading.values)
-    except NotYamlError as error:
-        raise UsageError(f"--arch {text}: neither a name nor a mapping: {error}.") from None
+        options = build(ModelOptions, values)
     except InvalidError as error:
         raise InvalidError(
             Problem(("--arch", *p.place), p.message) for p in error.problems
@@ -72,6 +120,8 @@ def _options(text: str) -> ModelOptions:
 
 def _resolved(options: ModelOptions, arguments: Namespace) -> dict[str, Any]:
     data = dataset(arguments.data, arguments.root)
+    if options.num_classes is None and getattr(arguments, "classes", None) is not None:
+        options = options.model_copy(update={"num_classes": len(_classes(arguments.classes))})
     if data is not None:
         return options.resolved(
             num_classes=data.num_classes, in_chans=data.channels, image_size=data.image_size
@@ -110,7 +160,9 @@ def _pretrained(name: str, arguments: Namespace) -> SavedModel:
             f"model '{name}' has no pretrained weights. Name a file of weights, and --arch {name}."
         )
     data = dataset(arguments.data, arguments.root)
-    if data is not None and data.num_classes != classes:
+    names = pretrained.class_names(name)
+    known = names and data is not None and data.registered_name == "imagefolder"
+    if data is not None and not known and data.num_classes != classes:
         raise UsageError(
             f"model '{name}': its pretrained weights tell {classes} classes apart, and "
             f"'{arguments.data}' has {data.num_classes}. Train a last layer for them: a recipe "
@@ -120,4 +172,5 @@ def _pretrained(name: str, arguments: Namespace) -> SavedModel:
     architecture = _resolved(options, arguments)
     model = create_model(**architecture)
     pretrained.load_into(model, architecture)
-    return SavedModel(model.eval(), {}, {"model": architecture, "weights": pretrained.NAME})
+    about = {"model": architecture, "weights": pretrained.NAME, "classes": names}
+    return SavedModel(model.eval(), {}, about)

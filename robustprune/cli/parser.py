@@ -6,7 +6,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from robustprune import __version__
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="a run for each value; given several times, for each combination",
     )
     run.add_argument(
-        "--out", type=Path, metavar="DIR", help="the run's folder (default: a new one)"
+        "--out", type=typed.path, metavar="DIR", help="the run's folder (default: a new one)"
     )
     run.add_argument(
         "--resume", action="store_true", help="go on with --out, or with the newest unfinished run"
@@ -73,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     _imports(listing)
 
     show = _command(commands, "show", "show a recipe, a model file or a run folder", help.SHOW)
-    show.add_argument("path", type=Path, help="a recipe, a model.safetensors, or a run folder")
+    show.add_argument(
+        "path", type=typed.path, help="a recipe, a model.safetensors, or a run folder"
+    )
     _overrides(show)
     _foreign(show)
     _imports(show)
@@ -100,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     _runs(report)
     report.add_argument(
         "--out",
-        type=Path,
+        type=typed.path,
         metavar="FILE",
         help="the page, ….html (default: report/report.html in the one run folder, or report.html)",
     )
@@ -188,13 +189,15 @@ def _later(name: str) -> Callable[[argparse.Namespace], None]:
 
 def _recipes(command: argparse.ArgumentParser) -> None:
     text = "recipe files, e.g. recipes/quickstart.yaml"
-    command.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help=text)
+    command.add_argument("recipes", type=typed.path, nargs="+", metavar="RECIPE", help=text)
     _overrides(command)
 
 
 def _imports(command: argparse.ArgumentParser) -> None:
     text = "run this recipe's imports: first, for parts and models of your own"
-    command.add_argument("--recipe", type=Path, dest="imports_of", metavar="RECIPE", help=text)
+    command.add_argument(
+        "--recipe", type=typed.path, dest="imports_of", metavar="RECIPE", help=text
+    )
 
 
 def _processes(command: argparse.ArgumentParser) -> None:
@@ -215,23 +218,25 @@ def _processes(command: argparse.ArgumentParser) -> None:
 def _saved(command: argparse.ArgumentParser) -> None:
     """What every command has that judges a saved network."""
     _processes(command)
-    command.add_argument("model", type=Path, help=_MODEL)
+    command.add_argument("model", type=typed.path, help=_MODEL)
     _foreign(command)
     command.add_argument(
         "--samples", type=typed.positive, metavar="N", help="only the first N images"
     )
     command.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
     _imports(command)
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there too")
+    command.add_argument(
+        "--json", type=typed.path, metavar="FILE", help="write the metrics there too"
+    )
     command.add_argument(
         "--images",
-        type=Path,
+        type=typed.path,
         metavar="FILE",
         help="write what became of each image there, as .csv or .parquet",
     )
     command.add_argument(
         "--state",
-        type=Path,
+        type=typed.path,
         metavar="DIR",
         help="keep finished batches there; the same command goes on where it was stopped",
     )
@@ -245,12 +250,25 @@ def _foreign(command: argparse.ArgumentParser) -> None:
         help="of a plain state dict: its architecture, ours or timm's, or as a recipe writes it, "
         "'{name: resnet50, num_classes: 10}'",
     )
-    command.add_argument("--data", metavar="NAME", help="another dataset than it was trained on")
-    command.add_argument("--root", type=Path, metavar="DIR", help="where the dataset's files are")
+    command.add_argument(
+        "--data",
+        metavar="NAME",
+        help="another dataset than it was trained on, or as a recipe writes it, "
+        "'{name: imagefolder, size: 64}'",
+    )
+    command.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="the names of its classes in the order of its outputs, where its file has none or "
+        "others: a,b,c, a file with one a line, or imagenet-1k",
+    )
+    command.add_argument(
+        "--root", type=typed.path, metavar="DIR", help="where the dataset's files are"
+    )
 
 
 def _export(export: argparse.ArgumentParser) -> None:
-    export.add_argument("model", type=Path, help=_MODEL)
+    export.add_argument("model", type=typed.path, help=_MODEL)
     export.add_argument(
         "--format",
         choices=["dense", "packed", "onnx"],
@@ -258,7 +276,7 @@ def _export(export: argparse.ArgumentParser) -> None:
         help="a plain state dict, a small file, or one for other runtimes (default: packed)",
     )
     export.add_argument(
-        "--out", type=Path, metavar="FILE", help="the file (default: beside the model)"
+        "--out", type=typed.path, metavar="FILE", help="the file (default: beside the model)"
     )
     export.add_argument(
         "--values",
@@ -275,7 +293,7 @@ def _export(export: argparse.ArgumentParser) -> None:
 
 
 def _import_hydra(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", type=Path, help="a checkpoint.pth.tar of its train.py")
+    command.add_argument("checkpoint", type=typed.path, help="a checkpoint.pth.tar of its train.py")
     command.add_argument(
         "--arch", metavar="NAME", help="the network's name there, or ours (default: the file's)"
     )
@@ -289,13 +307,17 @@ def _import_hydra(command: argparse.ArgumentParser) -> None:
         "--data", metavar="NAME", help="the dataset it was trained on, to be noted"
     )
     command.add_argument(
-        "--out", type=Path, metavar="FILE", help="the model file (default: beside the checkpoint)"
+        "--out",
+        type=typed.path,
+        metavar="FILE",
+        help="the model file (default: beside the checkpoint)",
     )
 
 
 def _runs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "runs",
+        type=typed.run,
         nargs="+",
         metavar="RUN",
         help="a run folder, a results.json, or mlflow: and the id or name of a recipe's run there",

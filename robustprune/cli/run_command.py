@@ -17,11 +17,12 @@ from robustprune.errors import (
     DivergedError,
     FullDiskError,
     InterruptedRun,
+    OwnCodeError,
     SoundnessError,
     UsageError,
 )
 from robustprune.stopping import stoppable
-from robustprune.tracking import Console, Silent, describe_store
+from robustprune.tracking import Console, Silent
 
 if TYPE_CHECKING:
     from robustprune.pipeline import RunResult
@@ -57,8 +58,7 @@ def _run_all(chosen: list[Variant], arguments: Namespace, console: Console) -> N
 
     A run that diverges, or whose certificates are unsound, does not keep the others from running.
     """
-    from robustprune.pipeline import RUNS
-    from robustprune.pipeline.folder import known
+    from robustprune.cli.compare_command import compare
     from robustprune.pipeline.plan import plan
 
     for variant in chosen:
@@ -66,31 +66,56 @@ def _run_all(chosen: list[Variant], arguments: Namespace, console: Console) -> N
             plan(variant.recipe)
         except UsageError as error:
             raise UsageError(f"{variant.recipe.name}: {error}") from error
-    cut = {"max_steps": arguments.max_steps}
     failed: list[DivergedError | SoundnessError] = []
+    ended: list[Path] = []
     for number, variant in enumerate(chosen, start=1):
         console.info(f"run {number} of {len(chosen)}: {variant.recipe.name}")
-        done = known(variant.recipe, runs=RUNS, cut=cut, finished=True)
-        if arguments.resume and done is not None:
-            console.info(f"finished already in {done}")
-            continue
-        begun = known(variant.recipe, runs=RUNS, cut=cut, finished=False) is not None
-        try:
-            _run(variant, arguments, console, resume=arguments.resume and begun)
-        except (DivergedError, SoundnessError) as error:
-            console.error(f"{variant.recipe.name}: {error}")
-            failed.append(error)
-        except ProcessError as error:
-            if error.reply.kind not in _FAILED:
-                raise
-            console.error(f"{variant.recipe.name}: {error.reply.text.removeprefix('error: ')}")
-            failed.append(_FAILED[error.reply.kind]())
+        wrong = _attempt(variant, arguments, console)
+        if wrong is not None:
+            console.error(f"{variant.recipe.name}: {wrong}")
+            failed.append(wrong)
+        if not isinstance(wrong, DivergedError) and (folder := _known(variant, arguments)):
+            ended.append(folder)
+    if len(ended) > 1:
+        console.info("")
+        compare(ended, console)
     if failed:
-        raise type(failed[0])(f"{len(failed)} of {len(chosen)} runs failed, see above.")
+        unsound = [error for error in failed if isinstance(error, SoundnessError)]
+        kind = type((unsound or failed)[0])
+        raise kind(f"{len(failed)} of {len(chosen)} runs failed, see above.")
+
+
+def _attempt(
+    variant: Variant, arguments: Namespace, console: Console
+) -> DivergedError | SoundnessError | None:
+    """Do one of several runs, or find that it is done; an error that ends no other is returned."""
+    if arguments.resume and (done := _known(variant, arguments)) is not None:
+        console.info(f"finished already in {done}")
+        return None
+    resume = arguments.resume and _begun(variant, arguments)
+    try:
+        _run(variant, arguments, console, resume=resume)
+    except (DivergedError, SoundnessError) as error:
+        return error
+    except ProcessError as error:
+        if error.reply.kind not in _FAILED:
+            raise
+        return _FAILED[error.reply.kind](error.reply.text.removeprefix("error: "))
+    return None
+
+
+def _known(variant: Variant, arguments: Namespace, *, finished: bool = True) -> Path | None:
+    """The newest run of the variant in runs/ that has finished, or that has not."""
+    from robustprune.pipeline import RUNS
+    from robustprune.pipeline.folder import known
+
+    cut = {"max_steps": arguments.max_steps}
+    return known(variant.recipe, runs=RUNS, cut=cut, finished=finished)
 
 
 def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bool) -> None:
-    from robustprune.pipeline import RUNS, run
+    from robustprune.pipeline import run
+    from robustprune.recipe.own import blamed
 
     if (count := processes(arguments)) > 1:
         _launch(variant, arguments, count, resume=resume)
@@ -108,8 +133,12 @@ def _run(variant: Variant, arguments: Namespace, console: Console, *, resume: bo
         if launched():
             raise  # it is for the launcher to say how to go on
         raise _resumable(stop, arguments) from None
+    except Exception as error:
+        text = blamed(error)
+        if launched() or not text:
+            raise
+        raise _mended(text, variant, arguments) from error
     _report(console, result)
-    console.info(describe_store(variant.recipe.tracking, RUNS))
 
 
 def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool) -> None:
@@ -120,13 +149,34 @@ def _launch(variant: Variant, arguments: Namespace, count: int, *, resume: bool)
     try:
         launch([*words, *_shortened(arguments)], processes=count, restarts=arguments.restarts or 0)
     except KeyboardInterrupt:
+        if not _begun(variant, arguments):
+            raise
         line = _resume_line(arguments, arguments.out)
         raise InterruptedRun(f"Resume with: {line}") from None
     except ProcessError as error:
-        raise _told(error.reply, arguments) from None
+        if error.reply.kind == OwnCodeError.__name__:
+            text = error.reply.text.removeprefix("error: ")
+            raise _mended(text, variant, arguments) from None
+        raise _told(error.reply, arguments, begun=_begun(variant, arguments)) from None
 
 
-def _told(reply: Reply, arguments: Namespace) -> BaseException:
+def _mended(text: str, variant: Variant, arguments: Namespace) -> OwnCodeError:
+    """What to say of an error in the user's own file, and how to go on."""
+    if not _begun(variant, arguments):
+        return OwnCodeError(text)
+    line = _resume_line(arguments, arguments.out)
+    return OwnCodeError(f"{text}\nWhat was finished is kept. Mend the file, and go on with: {line}")
+
+
+def _begun(variant: Variant, arguments: Namespace) -> bool:
+    """Whether there is a run to go on with."""
+    out: Path | None = arguments.out
+    if out is not None:
+        return (out / "state" / "run.json").is_file()
+    return _known(variant, arguments, finished=False) is not None
+
+
+def _told(reply: Reply, arguments: Namespace, *, begun: bool) -> BaseException:
     """The error that a process's reply stands for, with the line that goes on."""
     line = _resume_line(arguments, reply.folder or arguments.out)
     if reply.kind == InterruptedRun.__name__:
@@ -134,7 +184,7 @@ def _told(reply: Reply, arguments: Namespace) -> BaseException:
     text = reply.text
     if reply.kind == FullDiskError.__name__:
         text = f"{text} with: {line}"
-    if reply.kind == DIED:
+    if reply.kind == DIED and begun:
         text = f"error: {text} What was saved is kept; go on with: {line}"
     return ProcessError(replace(reply, text=text))
 
@@ -148,13 +198,12 @@ def _resumable(stop: InterruptedRun | FullDiskError, arguments: Namespace) -> Ba
 
 def _report(console: Console, result: RunResult) -> None:
     console.table(result.title, *result.table())
-    console.info(
-        "accuracies in percent, ± half of a 95 % interval; turnover: kept but not at first"
-    )
+    if legend := result.legend:
+        console.info(legend)
     console.info(f"written to {result.folder}")
-    page = result.folder / "report" / "report.html"
-    if page.exists():
-        console.info(f"a page to look at: {page}")
+    if result.page is not None:
+        console.info(f"a page to look at: {result.page}")
+    console.info(result.tracked)
 
 
 def _resume_line(arguments: Namespace, folder: str | Path | None) -> str:

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from robustprune.cli.typed import MLFLOW
 from robustprune.errors import UsageError
-
-_MLFLOW = "mlflow:"
 
 
 @contextmanager
@@ -26,8 +25,8 @@ def run_folders(arguments: Namespace) -> Iterator[list[Path]]:
     """
     with TemporaryDirectory(prefix="robustprune-") as into:
         yield [
-            _fetched(text.removeprefix(_MLFLOW), arguments.uri, Path(into) / str(number))
-            if text.startswith(_MLFLOW)
+            _fetched(text.removeprefix(MLFLOW), arguments.uri, Path(into) / str(number))
+            if text.startswith(MLFLOW)
             else Path(text)
             for number, text in enumerate(arguments.runs)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from robustprune.errors import UsageError
 from robustprune.tracking import Console
@@ -45,6 +46,18 @@ def _run_folder(console: Console, path: Path) -> None:
             f"{path / 'results.json'} was not written by a run ({type(error).__name__}: {error})."
         ) from None
     console.table(title, columns, rows)
+    if result.legend:
+        console.info(result.legend)
+
+
+def _short(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata to look at: the names of the classes on one line, the first of many."""
+    from robustprune.datasets.base import few
+
+    classes = metadata.get("classes")
+    if not classes:
+        return metadata
+    return {**metadata, "classes": f"{len(classes):,}: {few(classes, most=20)}"}
 
 
 def _model(console: Console, arguments: Namespace) -> None:
@@ -55,7 +68,7 @@ def _model(console: Console, arguments: Namespace) -> None:
     from robustprune.recipe.document import dump
 
     saved = open_model(Namespace(**{**vars(arguments), "model": arguments.path}))
-    console.info(dump(saved.metadata))
+    console.info(dump(_short(saved.metadata)))
     console.table("prunable layers", *layer_table(saved))
     dense = dense_bytes(saved)
     sizes = {

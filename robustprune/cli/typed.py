@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from robustprune.arithmetic import number
+from robustprune.errors import UsageError
+from robustprune.paths import usable
+
+MLFLOW = "mlflow:"
+"""Stands before the id or the name of a run that an MLflow store holds."""
 
 
 def real(text: str) -> int | float:
@@ -27,6 +33,21 @@ def positive(text: str) -> int:
     if value is None or value < 1 or value != int(value):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
     return int(value)
+
+
+def path(text: str) -> Path:
+    """A path that the system takes; there need be nothing there."""
+    try:
+        return usable(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error}") from None
+
+
+def run(text: str) -> str:
+    """A path like that, or what `tracking` has: ``mlflow:`` and a name."""
+    if not text.startswith(MLFLOW):
+        path(text)
+    return text
 
 
 def names(text: str) -> list[str]:

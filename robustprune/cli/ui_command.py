@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from robustprune.errors import UsageError
 from robustprune.tracking import RUNS, Console, TrackingOptions, serve_ui, store_uri
-from robustprune.tracking.options import redact, scheme_of
+from robustprune.tracking.options import redact, scheme_of, sqlite_uri
 
 _STORE = "mlflow.db"
 
@@ -45,8 +45,8 @@ def _store(given: str | None) -> str:
 
         return store_uri(load_recipe(path).tracking, RUNS)
     if path.is_dir():
-        return f"sqlite:///{_near(path.absolute())}"
-    return f"sqlite:///{path.absolute()}"
+        path = _near(path.absolute())
+    return sqlite_uri(path.absolute())
 
 
 def _near(folder: Path) -> Path:

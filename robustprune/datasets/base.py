@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
 from robustprune.datasets.extra import Extra
 from robustprune.errors import UsageError
 from robustprune.parts import Part
+from robustprune.paths import told
 from robustprune.seeding import derive
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Splits:
         num_classes: labels are 0 … num_classes − 1.
         channels: 1 (grey) or 3 (RGB).
         image_size: height and width in pixels.
+        class_names: the classes' names in the order of their labels; empty if they have none.
     """
 
     train: Source | None
@@ -37,6 +40,7 @@ class Splits:
     num_classes: int
     channels: int
     image_size: int
+    class_names: tuple[str, ...] = ()
 
 
 class Dataset(Part, ABC):
@@ -78,6 +82,20 @@ class Dataset(Part, ABC):
         """The classes' names in the order of their labels; empty if they have none."""
         return ()
 
+    def for_network(self, classes: Sequence[str]) -> Self:
+        """This dataset with labels that are the outputs of a network.
+
+        Args:
+            classes: the names of the network's classes in the order of its outputs.
+
+        Raises:
+            UsageError: the classes are others, or stand in another order.
+        """
+        own = self.class_names
+        if tuple(classes) != own and (own or len(classes) != self.num_classes):
+            raise other_classes(self, classes)
+        return self
+
     @abstractmethod
     def open(self, *, train: bool) -> Source:
         """All training images, augmented if `augment` says so, or all test images.
@@ -97,14 +115,18 @@ class Dataset(Part, ABC):
         Raises:
             UsageError: files are missing or damaged, or options do not fit them.
         """
-        learn, held_out = self._split(self.open(train=True), seed) if train else (None, None)
+        with told(f"dataset '{self.registered_name}'", "Name another folder: data.root."):
+            learning = self.open(train=True) if train else None
+            testing = self.open(train=False) if test else None
+        learn, held_out = (None, None) if learning is None else self._split(learning, seed)
         return Splits(
             train=learn,
             validation=held_out,
-            test=self.open(train=False) if test else None,
+            test=testing,
             num_classes=self.num_classes,
             channels=self.channels,
             image_size=self.image_size,
+            class_names=self.class_names,
         )
 
     def _split(self, source: Source, seed: int) -> tuple[Source, Source | None]:
@@ -134,3 +156,23 @@ class Dataset(Part, ABC):
             channels=self.channels, size=self.image_size, num_classes=self.num_classes
         )
         return Mixed(source, source.beside(images), per_batch=self.extra.per_batch)
+
+
+def other_classes(data: Dataset, classes: Sequence[str]) -> UsageError:
+    """The error that says how a network's classes and a dataset's differ, and what to do."""
+    names = data.class_names
+    strange = [name for name in names if name not in classes]
+    why = f": {few(strange)} not among them" if strange else ""
+    return UsageError(
+        f"the network's {len(classes):,} classes are {few(classes)}; those of dataset "
+        f"'{data.registered_name}' are {few(names) or data.num_classes}{why}. If they mean the "
+        "same, "
+        "name the classes in the order of the network's outputs: as the folders are called with "
+        "--classes, or in a recipe's data.classes. Otherwise take another dataset."
+    )
+
+
+def few(names: Sequence[str], *, most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -38,6 +38,19 @@ class CIFAR10(FileDataset):
         return datasets.CIFAR10(root, train=train, download=download)
 
 
+_FINE = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+    "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach "
+    "couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster "
+    "house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
+    "motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
+    "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket "
+    "rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip "
+    "turtle wardrobe whale willow_tree wolf woman worm"
+)
+
+
 @register("cifar100")
 class CIFAR100(FileDataset):
     """CIFAR-100: 50,000 training and 10,000 test images, RGB, 32×32, 100 (fine) classes.
@@ -51,6 +64,7 @@ class CIFAR100(FileDataset):
     padding: ClassVar[int] = 4
     flip: ClassVar[bool] = True
     hub_name: ClassVar[str] = "uoft-cs/cifar100"
+    class_names: ClassVar[tuple[str, ...]] = tuple(_FINE.split())
 
     def marker(self, *, train: bool) -> str:
         """The torchvision folder."""

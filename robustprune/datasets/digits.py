@@ -32,6 +32,7 @@ class Digits(Dataset):
     num_classes: ClassVar[int] = 10
     channels: ClassVar[int] = 1
     image_size: ClassVar[int] = 8
+    class_names: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
 
     @model_validator(mode="after")
     def _refuse_root(self) -> Digits:

@@ -54,6 +54,7 @@ class FileDataset(Dataset):
         for place in candidates:
             shards = hub.shards(place, split)
             if shards:
+                hub.check_names(shards, self.class_names)
                 return hub.read(shards, **self._expected())
             if (place / self.marker(train=train)).exists():
                 return self._from_torchvision(place, train)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import (  # type: ignore[attr-defined]  # no __all__ there
     CenterCrop,
     Compose,
@@ -17,7 +19,8 @@ from torchvision.transforms.v2 import (  # type: ignore[attr-defined]  # no __al
 )
 from torchvision.transforms.v2.functional import pil_to_tensor  # type: ignore[attr-defined]
 
-from robustprune.datasets.decode import decode
+from robustprune.datasets.classes import class_folders
+from robustprune.datasets.decode import MOST_PIXELS, decode
 from robustprune.datasets.source import Source, fingerprint
 from robustprune.errors import UsageError
 from robustprune.seeding import derive
@@ -26,24 +29,45 @@ from robustprune.types import Images
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_ENDINGS = tuple(IMG_EXTENSIONS)
 _READ = 500  # files whose content a digest is of
 
 
-def listing(folder: Path) -> tuple[list[str], Tensor, list[str]]:
-    """Paths, labels and class names below ``folder``, in a fixed order that mixes the classes.
+def listing(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Paths and labels below ``folder``, in a fixed order that mixes the classes.
+
+    Args:
+        folder: holds the class folders.
+        classes: a folder's label is the place of its name in them.
 
     Raises:
-        UsageError: no class folders, or one without images.
+        UsageError: a class folder is there and has no images.
     """
-    try:
-        found = datasets.ImageFolder(str(folder))
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"{folder}: {error}") from None
+    samples: list[tuple[str, int]] = []
+    for name in sorted(set(class_folders(folder)) & set(classes)):
+        files = list(_images(folder / name))
+        if not files:
+            raise UsageError(f"{folder / name}: there are no images in it ({', '.join(_ENDINGS)}).")
+        label = classes.index(name)
+        samples += [(file, label) for file in files]
     generator = torch.Generator().manual_seed(derive(0, "imagefolder"))
-    order = torch.randperm(len(found.samples), generator=generator).tolist()
-    paths = [found.samples[index][0] for index in order]
-    labels = torch.tensor([found.samples[index][1] for index in order])
-    return paths, labels, list(found.classes)
+    order = torch.randperm(len(samples), generator=generator).tolist()
+    paths = [samples[index][0] for index in order]
+    return paths, torch.tensor([samples[index][1] for index in order])
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """The image files below a class folder, in torchvision's order; links may lead in circles."""
+    for root, _, files in sorted(_walk(folder)):
+        yield from (os.path.join(root, f) for f in sorted(files) if f.lower().endswith(_ENDINGS))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    entered = set(map(os.path.realpath, folder.absolute().parents))
+    for root, below, files in os.walk(folder, followlinks=True):
+        entered.add(os.path.realpath(root))
+        below[:] = [b for b in below if os.path.realpath(os.path.join(root, b)) not in entered]
+        yield root, below, files
 
 
 class FolderSource(Source):
@@ -119,11 +143,17 @@ class FolderSource(Source):
     def _image(self, index: int, seed: int | None) -> Tensor:
         path = self.paths[index]
         image = decode(Path(path), mode="RGB", where=path)
-        pixels: Tensor = pil_to_tensor(self._cut(image, seed))
+        pixels: Tensor = pil_to_tensor(self._cut(image, seed, path))
         return pixels
 
-    def _cut(self, image: Image, seed: int | None) -> Image:
+    def _cut(self, image: Image, seed: int | None, path: str) -> Image:
         if seed is None:
+            short, long = sorted(image.size)
+            if long / short * self.resize**2 > MOST_PIXELS:
+                raise UsageError(
+                    f"{path}: an image of {image.height}×{image.width} is too narrow: its shorter "
+                    f"side would become {self.resize}, and the longer one as much larger. Cut it."
+                )
             plain: Image = self._plain(image)
             return plain
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustprune.errors import UsageError
+from robustprune.paths import usable
 
 VARIABLE = "ROBUSTPRUNE_DATA"
 """The environment variable that names the folder of all datasets."""
@@ -17,6 +18,9 @@ def places(path: Path, *others: str) -> list[Path]:
 
     An absolute path means itself. A relative one is meant from the working directory, then from
     $ROBUSTPRUNE_DATA; ``others`` are names that are tried there too.
+
+    Raises:
+        UsageError: the variable holds what cannot be a path.
     """
     path = Path(os.path.expanduser(path))  # unlike pathlib's, it never raises
     if path.is_absolute():
@@ -24,7 +28,10 @@ def places(path: Path, *others: str) -> list[Path]:
     shared = os.environ.get(VARIABLE)
     if not shared:
         return [Path.cwd() / path]
-    base = Path(os.path.expanduser(shared)).absolute()
+    try:
+        base = usable(os.path.expanduser(shared)).absolute()
+    except UsageError as error:
+        raise UsageError(f"{VARIABLE}: {error}") from None
     found = [Path.cwd() / path, base / path, *(base / other for other in others)]
     return list(dict.fromkeys(found))
 

@@ -16,6 +16,7 @@ class MNIST(FileDataset):
     num_classes: ClassVar[int] = 10
     channels: ClassVar[int] = 1
     image_size: ClassVar[int] = 28
+    class_names: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
     hub_name: ClassVar[str] = "ylecun/mnist"
 
     def marker(self, *, train: bool) -> str:

@@ -20,6 +20,7 @@ class SVHN(FileDataset):
     num_classes: ClassVar[int] = 10
     channels: ClassVar[int] = 3
     image_size: ClassVar[int] = 32
+    class_names: ClassVar[tuple[str, ...]] = tuple(map(str, range(10)))
     padding: ClassVar[int] = 4
     hub_name: ClassVar[str] = "ufldl-stanford/svhn"
 

@@ -38,12 +38,25 @@ def checked(
     if pixels.dtype != np.uint8 or pixels.shape[1:] != (channels, size, size):
         raise UsageError(
             f"{where}: expected uint8 images of {channels}×{size}×{size} (channels, height, "
-            f"width), found {pixels.dtype} of shape {pixels.shape}."
+            f"width), found {pixels.dtype} of shape {pixels.shape}.{_remedy(pixels.dtype)}"
+        )
+    if len(pixels) and pixels.max() == 1:
+        raise UsageError(
+            f"{where}: no pixel is above 1: images of 0 … 255 were expected. Multiply them by 255."
         )
     _check_labels(classes, count=len(pixels), num_classes=num_classes, where=where)
     return Images(
         torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(classes.astype(np.int64))
     )
+
+
+def _remedy(dtype: Any) -> str:
+    """How images of that type are made what they must be."""
+    if dtype.kind == "f":
+        return " If they are in [0, 1], write (255 * images).round() as uint8."
+    if dtype.kind in "iu" and dtype != np.uint8:
+        return " Scale them to 0 … 255, and write uint8."
+    return ""
 
 
 def _check_labels(classes: Any, *, count: int, num_classes: int, where: str) -> None:

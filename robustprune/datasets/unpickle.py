@@ -9,29 +9,55 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from robustprune.errors import UsageError
 
 # Taken from what numpy itself would write: the functions' own homes differ between versions.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_SCALAR = np.int64(0).__reduce__()[0]
-_ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.multiarray", "scalar"): _SCALAR,
-    ("numpy._core.multiarray", "scalar"): _SCALAR,
-}
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+_SCALAR: Any = np.int64(0).__reduce__()[0]
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+_MOST_ARRAYS = 100  # each may hold the same bytes once more
+_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+
+
+def _allowed() -> dict[tuple[str, str], Any]:
+    """What a pickle may name, and what is called in its place, for one file."""
+    left = iter(range(_MOST_ARRAYS))
+
+    def empty(*given: Any) -> Any:
+        """An array of no size, as those of numpy's pickles begin; its bytes say how large it is."""
+        if next(left, None) is None:
+            raise ValueError(f"it holds more than {_MOST_ARRAYS} arrays")
+        return _RECONSTRUCT(np.ndarray, (0,), b"b")
+
+    return {
+        ("numpy", "ndarray"): None,  # numpy's, if called, makes an array of any size
+        ("numpy", "dtype"): np.dtype,
+        **{(module, "_reconstruct"): empty for module in _MODULES},
+        **{(module, "scalar"): _scalar for module in _MODULES},
+    }
+
+
+def _scalar(*given: Any) -> Any:
+    """A scalar of its type and bytes; without them, numpy takes as many as the type says."""
+    dtype, data = given
+    return _SCALAR(dtype, data)
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """The one in Python: that in C takes memory by the numbers of notes that a file makes up."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._allowed = _allowed()
+
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return self._allowed[module, name]
         except KeyError:
             raise UsageError(
                 f"refused, because it asks to call '{module}.{name}', and only numpy arrays and "

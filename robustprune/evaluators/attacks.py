@@ -34,17 +34,21 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """
     import torch
 
+    from robustprune.adapters.layout import logits
+
     with torch.no_grad():
-        logits: Tensor = model(images)
-    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+        found = logits(model, images)
+    return (found.argmax(1) == labels) & found.isfinite().all(1)
 
 
 def num_classes(model: nn.Module, images: Tensor) -> int:
     """The number of logits that the network gives."""
     import torch
 
+    from robustprune.adapters.layout import logits
+
     with torch.no_grad():
-        return int(model(images[:1]).shape[1])
+        return logits(model, images[:1]).shape[1]
 
 
 def survivors(

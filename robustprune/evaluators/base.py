@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from robustprune.errors import ContractError
 from robustprune.evaluators import accuracy
 from robustprune.evaluators.omissions import Omissions
 from robustprune.modes import eval_mode
@@ -36,10 +37,28 @@ class Evaluator(Part):
     batch_size: int = Field(250, ge=1)
     """Images a batch."""
 
+    effort: ClassVar[tuple[str, ...]] = ()
+    """Fields of which a bare `metric` promises the default: how hard an attack tries."""
+
     @property
     def metric(self) -> str:
-        """The name of the accuracy in ``results.json``."""
-        return self.label or self.registered_name
+        """The name of the accuracy in ``results.json``, in tables and in MLflow.
+
+        It is the label. Without one it is the `stem` with the `departures`, because an attack that
+        tries less than its name promises flatters: ``autoattack-10`` has 10 steps.
+        """
+        return self.label or "-".join([self.stem, *self.departures])
+
+    @property
+    def stem(self) -> str:
+        """The metric's name by default settings; random draws are named by it, too."""
+        return self.registered_name
+
+    @property
+    def departures(self) -> list[str]:
+        """What of its `effort` is less than the default, as parts of a name."""
+        usual = {key: field.default for key, field in type(self).model_fields.items()}
+        return weaker(dict(self), usual, self.effort)
 
     @property
     def refutes(self) -> Threat | None:
@@ -113,9 +132,33 @@ class Evaluator(Part):
 
         with eval_mode(model), _frozen(model):
             for number, images, labels in batches:
-                with fork(seed, network, self.metric, number) as derived, torch.enable_grad():
+                with (
+                    fork(seed, network, self.label or self.stem, number) as derived,
+                    torch.enable_grad(),
+                ):
                     results = self.judge(model, images, labels, seed=derived % 2**31)
-                yield {name: values.detach().cpu() for name, values in results.items()}
+                yield _on_cpu(self, results)
+
+
+def _on_cpu(evaluator: Evaluator, results: PerImage) -> PerImage:
+    try:
+        return {name: values.detach().cpu() for name, values in results.items()}
+    except AttributeError as error:
+        message = f"evaluator '{evaluator.metric}': judge must give tensors by name ({error})."
+        raise ContractError(evaluator, message) from None
+
+
+def weaker(values: Mapping[str, Any], usual: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Settings that promise less than the usual ones, as parts of a name.
+
+    Of numbers the smaller ones do, of choices every other one. ``steps`` stand as a bare number,
+    as the field writes PGD-20.
+    """
+    numbers = {key for key in keys if isinstance(usual[key], int | float)}
+    differ = [key for key in keys if values[key] != usual[key]]
+    said = [key for key in differ if key not in numbers or values[key] < usual[key]]
+    named = {key for key in numbers if key != "steps"}
+    return [f"{key}-{values[key]}" if key in named else str(values[key]) for key in said]
 
 
 @contextmanager

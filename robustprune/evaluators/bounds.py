@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from robustprune.evaluators import register
 from robustprune.evaluators.base import Evaluator
 from robustprune.evaluators.omissions import Omissions
+from robustprune.radii import Radius
 from robustprune.types import Threat
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ class Bounded(Evaluator):
     are misclassified are not bounded. Results depend on the batch size by rounding only, except
     that ``alpha_crown`` may stop a batch early in which nothing gets better any more. Where the
     memory is too small, batches are halved; an image that does not fit alone stays undecided, and
-    is among the `omissions`.
+    is among the `omissions`, as is one for which an operator's interval reaches where its bounds
+    are none.
     """
 
-    eps: float = Field(2 / 255, gt=0)
+    eps: Radius = Field(2 / 255, gt=0)
     """Radius of the ℓ∞ ball; [0, 1] pixel range."""
 
     _cascade: Any = PrivateAttr(None)  # of the evaluation that is under way

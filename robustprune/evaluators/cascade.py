@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.adapters.bounds import Bounds, certified
-from robustprune.adapters.unbounded import is_memory
+from robustprune.adapters.unbounded import OutsideDomainError, is_memory
 from robustprune.errors import UsageError
 from robustprune.evaluators.attacks import correct
 from robustprune.evaluators.bounds import METHODS
@@ -104,6 +104,10 @@ class Cascade:
         chunk, rest = left.tensor_split([self._sizes.get(method, len(left))])
         try:
             proved = self._prove(bounds, method, model, images[chunk], labels[chunk])
+        except OutsideDomainError as error:
+            outside = error.images.to(chunk.device)
+            self._leave_out(method, str(error).rstrip("."), by=by, left=chunk[outside])
+            return torch.cat([chunk[~outside], rest])
         except UsageError as error:
             self._useless[method] = str(error).rstrip(".")
             if len(self._useless) == len(self._methods):

@@ -21,11 +21,13 @@ class Clean(Evaluator):
         """Whether the label has the largest logit, and whether it is among the five largest."""
         import torch
 
+        from robustprune.adapters.layout import logits
+
         with torch.no_grad():
-            logits = model(images)
-        finite = logits.isfinite().all(1)
-        results = {self.metric: (logits.argmax(1) == labels) & finite}
-        if logits.shape[1] > 10:
-            five = logits.topk(5, dim=1).indices == labels.unsqueeze(1)
+            found = logits(model, images)
+        finite = found.isfinite().all(1)
+        results = {self.metric: (found.argmax(1) == labels) & finite}
+        if found.shape[1] > 10:
+            five = found.topk(5, dim=1).indices == labels.unsqueeze(1)
             results[f"{self.metric}_top5"] = five.any(1) & finite
         return results

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from robustprune.adapters import torchattacks
+from robustprune.adapters.attack_needs import check_fits
 from robustprune.evaluators import register
 from robustprune.evaluators.attacks import num_classes, survivors
 from robustprune.evaluators.ball import check_ball, distance, inside
-from robustprune.evaluators.base import Evaluator
+from robustprune.evaluators.base import Evaluator, weaker
+from robustprune.radii import Radius
 from robustprune.types import Threat
 
 if TYPE_CHECKING:
@@ -28,17 +30,31 @@ class Library(Evaluator):
     smallest perturbation instead (CW, DeepFool, FAB, …) only what it finds within the ball counts,
     and the median norm of that is reported beside the accuracy. The library's CW moves no pixel
     that is exactly 0 or 1, so it says little about images such as MNIST's.
+
+    The length of the steps in a ball follows from its radius, as that of ``pgd``, unless ``args``
+    say it. DeepFool, JSMA, OnePixel, Pixle and SparseFool take one image after the other: JSMA up
+    to two minutes for one of 3 × 32 × 32 pixels, so name few ``samples``.
     """
+
+    batch_size: int = Field(250, ge=1)
+    """Images a batch; 1 if absent for attacks that take one image after the other."""
 
     attack: str
     """The attack's class in torchattacks."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """The attack's own arguments; the library's defaults where absent."""
+    """The attack's own arguments; the library's defaults where absent, but for its step."""
     norm: Literal["linf", "l2"] = "linf"
     """The norm that perturbations are measured in."""
-    eps: float | None = Field(None, gt=0)
+    eps: Radius | None = Field(None, gt=0)
     """Radius of the ball; [0, 1] pixel range. May stand among ``args`` instead if the attack
     takes it there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_sight(cls, data: Any) -> Any:
+        """Batches so small that something is seen of a slow attack."""
+        slow = isinstance(data, dict) and data.get("attack") in torchattacks.ONE_BY_ONE
+        return {"batch_size": 1, **data} if slow else data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -51,20 +67,29 @@ class Library(Evaluator):
                 f"torchattacks.{self.attack} moves in the {traits.norm} ball, not in "
                 f"{self.norm}: set norm: {traits.norm}, or choose another attack"
             )
+        torchattacks.check_lengths(self.attack, self.args, norm=self.norm)
         radii = {self.eps, self.args.get(traits.radius) if traits.radius else None} - {None}
         if len(radii) != 1:
             raise ValueError(
                 f"torchattacks.{self.attack} needs one radius 'eps', within which what it finds "
                 f"counts; got {sorted(radii, key=str) or 'none'}"
             )
-        if not all(isinstance(radius, int | float) and radius > 0 for radius in radii):
-            raise ValueError(f"{traits.radius} must be a number above 0; got {radii.pop()!r}")
+        torchattacks.with_step(self.attack, self.args, eps=self.radius)
         return self
 
     @property
-    def metric(self) -> str:
-        """The label, or ``torchattacks_`` and the attack's name in small letters."""
-        return self.label or f"{self.registered_name}_{self.attack.lower()}"
+    def stem(self) -> str:
+        """``torchattacks_`` and the attack's name in small letters."""
+        return f"{self.registered_name}_{self.attack.lower()}"
+
+    @property
+    def departures(self) -> list[str]:
+        """Counts below the library's own, and the steps of its AutoAttack, which are few."""
+        usual = torchattacks.defaults(self.attack)
+        counts = [key for key in torchattacks.COUNTS if key in self.args]
+        fixed = [str(torchattacks.AUTOATTACK_STEPS)] if self.attack == "AutoAttack" else []
+        chosen = ["version", *counts]
+        return [*weaker(self.args, usual, [k for k in chosen if k in self.args]), *fixed]
 
     @property
     def radius(self) -> float:
@@ -84,7 +109,15 @@ class Library(Evaluator):
         """
         import torch
 
-        arguments = self._arguments(num_classes(model, images), seed)
+        classes = num_classes(model, images)
+        arguments = self._arguments(classes, seed)
+        check_fits(
+            self.attack,
+            shape=images.shape[1:],
+            classes=classes,
+            arguments=arguments,
+            evaluator=self.metric,
+        )
         attack = partial(torchattacks.perturb, self.attack, model, **arguments)
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.radius}
         if not torchattacks.traits(self.attack).minimum_norm:
@@ -105,4 +138,4 @@ class Library(Evaluator):
             "seed": seed,
         }
         taken = {k: v for k, v in ours.items() if k and torchattacks.takes_argument(self.attack, k)}
-        return taken | self.args
+        return torchattacks.with_step(self.attack, taken | self.args, eps=self.radius)

@@ -12,6 +12,7 @@ from robustprune.evaluators import register
 from robustprune.evaluators.attacks import survivors
 from robustprune.evaluators.ball import check_ball
 from robustprune.evaluators.base import Evaluator
+from robustprune.radii import Radius, StepSize, default_step
 from robustprune.types import Threat
 
 if TYPE_CHECKING:
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
 class Pgd(Evaluator):
     """Accuracy under PGD on the cross-entropy, the worst of some random starts.
 
-    Source: Madry et al. 2018, Sec. 2.1; torchattacks' PGD and PGDL2.
+    Source: Madry et al. 2018, Sec. 2.1; torchattacks' PGD and PGDL2. Of fewer steps than 50 it is
+    called after them, e.g. ``pgd-20``.
     """
+
+    effort = ("steps",)
 
     norm: Literal["linf", "l2"] = "linf"
     """Which ball the adversary moves in."""
-    eps: float = Field(8 / 255, gt=0)
+    eps: Radius = Field(8 / 255, gt=0)
     """Radius of the ball; [0, 1] pixel range."""
-    step_size: float | None = Field(None, gt=0)
-    """Length of a step; a quarter of eps if absent."""
     steps: int = Field(50, ge=1)
     """Gradient steps from each start."""
+    step_size: StepSize | None = None
+    """Length of a step; a quarter of eps if absent, 1.25·eps/steps in fewer than five steps."""
     restarts: int = Field(1, ge=1)
     """Random starts in the ball; each one attacks only what the ones before it left."""
 
@@ -50,7 +54,7 @@ class Pgd(Evaluator):
             "PGD" if self.norm == "linf" else "PGDL2",
             model,
             eps=self.eps,
-            alpha=self.eps / 4 if self.step_size is None else self.step_size,
+            alpha=self.step_size or default_step(self.eps, self.steps),
             steps=self.steps,
             random_start=True,
         )

@@ -10,6 +10,7 @@ from robustprune.adapters import sequential, smoothing
 from robustprune.evaluators import accuracy, register
 from robustprune.evaluators.attacks import num_classes
 from robustprune.evaluators.base import Evaluator
+from robustprune.radii import L2Radius, Sigma
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Smoothing(Evaluator):
 
     batch_size: int = Field(20, ge=1)
     """Images a batch."""
-    sigma: float = Field(0.25, gt=0)
+    sigma: Sigma = Field(0.25, gt=0)
     """Standard deviation of the noise; [0, 1] pixel range."""
     n0: int = Field(100, ge=1)
     """Noisy samples that select an image's class."""
@@ -37,9 +38,9 @@ class Smoothing(Evaluator):
     """Noisy samples that estimate that class's probability; at most, if sequential."""
     alpha: float = Field(0.001, gt=0, lt=1)
     """Probability that an image is certified wrongly."""
-    radius: float = Field(110 / 255, ge=0)
+    radius: L2Radius = Field(110 / 255, ge=0)
     """ℓ2 radius at which an image counts; [0, 1] pixel range."""
-    radii: list[Annotated[float, Field(ge=0)]] = Field(default_factory=list)
+    radii: list[Annotated[L2Radius, Field(ge=0)]] = Field(default_factory=list)
     """More radii to report the certified accuracy at, each named by its radius."""
     sequential: bool = False
     """Stop sampling an image when the answer at ``radius`` is settled, with the same ``alpha``.

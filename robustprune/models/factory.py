@@ -62,6 +62,16 @@ def check_name(name: str) -> None:
         raise UsageError(f"unknown model '{name}'.{nearest(name, (architecture, *tags))}") from None
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a model was registered with timm by somebody else than timm and robustprune."""
+    import timm
+
+    architecture = name.partition(".")[0]
+    if architecture in BACKBONES or not timm.is_model(architecture):
+        return False
+    return not timm.model_entrypoint(architecture).__module__.startswith("timm.")
+
+
 def default_normalisation(name: str, in_chans: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each input channel if none are given.
 
@@ -75,6 +85,32 @@ def default_normalisation(name: str, in_chans: int) -> tuple[list[float], list[f
     if len(mean) == in_chans:
         return mean, std
     return [sum(mean) / len(mean)] * in_chans, [sum(std) / len(std)] * in_chans
+
+
+def normalisation(
+    *,
+    name: str,
+    in_chans: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **_: Any,
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by which a network normalises its images.
+
+    Args:
+        name: as of `create_model`, like the others.
+        in_chans: number of input channels.
+        mean: of each channel, or None for the usual one.
+        std: of each channel, or None.
+
+    Raises:
+        UsageError: they do not fit the channels.
+    """
+    usual = default_normalisation(name, in_chans)
+    return (
+        _statistic("mean", usual[0] if mean is None else mean, in_chans),
+        _statistic("std", usual[1] if std is None else std, in_chans),
+    )
 
 
 def create_model(
@@ -106,9 +142,7 @@ def create_model(
         UsageError: unknown name, wrong argument, or statistics that do not fit the channels.
     """
     check_name(name)
-    usual = default_normalisation(name, in_chans)
-    mean = _statistic("mean", usual[0] if mean is None else mean, in_chans)
-    std = _statistic("std", usual[1] if std is None else std, in_chans)
+    mean, std = normalisation(name=name, in_chans=in_chans, mean=mean, std=std)
     backbone = _backbone(name, args, num_classes=num_classes, in_chans=in_chans, size=image_size)
     if not any(mean) and all(value == 1 for value in std):
         return backbone

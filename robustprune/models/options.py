@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from robustprune.errors import UsageError
 from robustprune.models import factory
 from robustprune.parts import Options
+from robustprune.paths import usable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +48,11 @@ class ModelOptions(Options):
     def _known(cls, name: str) -> str:
         factory.check_name(name)
         return name
+
+    @field_validator("weights")
+    @classmethod
+    def _path(cls, weights: str | None) -> str | None:
+        return weights if weights is None else str(usable(weights))
 
     @field_validator("args")
     @classmethod

@@ -66,6 +66,28 @@ def _in_head(key: str, classifier: str | tuple[str, ...] | None) -> bool:
     return key.rpartition(".")[0] in heads
 
 
+def class_names(name: str) -> list[str]:
+    """The names of the classes that timm's weights for a model tell apart: WordNet ids.
+
+    Empty if it has no weights, or they are of another data set than ImageNet and its subsets.
+    """
+    from timm.data.imagenet_info import infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": num_classes(name)})
+    return names_of(subset) if subset else []
+
+
+def names_of(subset: str) -> list[str]:
+    """The names in ``imagenet-1k`` and others that timm knows; none if it does not know it."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    try:
+        info: Any = ImageNetInfo(subset)
+    except AssertionError:
+        return []
+    return list(info.label_names())
+
+
 def num_classes(name: str) -> int | None:
     """How many classes timm's weights for a model tell apart; None if it has none."""
     import timm

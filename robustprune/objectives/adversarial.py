@@ -9,6 +9,7 @@ from pydantic import Field
 from robustprune.adapters import torchattacks
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
+from robustprune.radii import Radius, StepSize, default_step
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class AdversarialTraining(Objective):
     is the one under the training attack.
     """
 
-    eps: float = Field(8 / 255, ge=0, le=1)
+    eps: Radius = Field(8 / 255, ge=0)
     """Radius of the ℓ∞ ball, in units of the [0, 1] pixel range."""
 
     def attack(self) -> tuple[str, dict[str, Any]]:
@@ -45,19 +46,18 @@ class AdversarialTraining(Objective):
 class Pgd(AdversarialTraining):
     """Cross-entropy under projected gradient descent. Source: Madry et al. 2018, Eq. 2.1."""
 
-    step_size: float | None = Field(None, gt=0)
-    """Length of a step; a quarter of eps if absent."""
     steps: int = Field(10, ge=1)
     """Gradient steps of the attack."""
+    step_size: StepSize | None = None
+    """Length of a step; a quarter of eps if absent, 1.25·eps/steps in fewer than five steps."""
     random_start: bool = True
     """Start at a uniformly random point of the ball."""
 
     def attack(self) -> tuple[str, dict[str, Any]]:
         """Torchattacks' PGD."""
-        step_size = self.eps / 4 if self.step_size is None else self.step_size
         return "PGD", {
             "eps": self.eps,
-            "alpha": step_size,
+            "alpha": self.step_size or default_step(self.eps, self.steps),
             "steps": self.steps,
             "random_start": self.random_start,
         }
@@ -67,7 +67,7 @@ class Pgd(AdversarialTraining):
 class Fgsm(AdversarialTraining):
     """Cross-entropy under one gradient step. Source: Wong, Rice, Kolter 2020, Alg. 3."""
 
-    step_size: float | None = Field(None, gt=0)
+    step_size: StepSize | None = None
     """Length of the step; 1.25 eps if absent. Without a random start it is eps."""
     random_start: bool = True
     """Start at a uniformly random point of the ball. Without it this is plain FGSM
@@ -77,5 +77,5 @@ class Fgsm(AdversarialTraining):
         """Torchattacks' FFGSM, or its FGSM without a random start."""
         if not self.random_start:
             return "FGSM", {"eps": self.eps}
-        step_size = 1.25 * self.eps if self.step_size is None else self.step_size
+        step_size = self.step_size or default_step(self.eps, 1)
         return "FFGSM", {"eps": self.eps, "alpha": step_size}

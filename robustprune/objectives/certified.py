@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from robustprune.objectives.base import Objective
 from robustprune.objectives.ramp import Ramp
+from robustprune.radii import Radius
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class CertifiedTraining(Objective):
     mode with the statistics of that moment. The accuracy shown is the clean one.
     """
 
-    eps: float = Field(2 / 255, ge=0)
+    eps: Radius = Field(2 / 255, ge=0)
     """Radius of the ℓ∞ ball; [0, 1] pixel range."""
     ramp: Ramp = Ramp()
     """How eps grows."""

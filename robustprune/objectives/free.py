@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
+from robustprune.radii import Radius
 from robustprune.rows import rows_of
 from robustprune.types import Progress
 
@@ -24,9 +25,9 @@ class Free(Objective):
     to the phase: it is saved with it and is not reset at an epoch's start.
     """
 
-    eps: float = Field(4 / 255, ge=0, le=1)
+    eps: Radius = Field(4 / 255, ge=0)
     """Radius of the ℓ∞ ball; [0, 1] pixel range."""
-    step_size: float | None = Field(None, gt=0)
+    step_size: Radius | None = Field(None, gt=0)
     """Length of a step of the noise; eps if absent."""
     replays: int = Field(4, ge=1)
     """m: optimizer steps on each batch."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
+from robustprune.radii import Sigma
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Gaussian(Objective):
     accuracy shown is the one on them.
     """
 
-    sigma: float = Field(0.25, ge=0)
+    sigma: Sigma = Field(0.25, ge=0)
     """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
 
     def __call__(

@@ -12,6 +12,7 @@ from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.l2 import ascend
 from robustprune.objectives.ramp import Ramp
+from robustprune.radii import L2Radius, Sigma, StepSize
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -31,17 +32,17 @@ class SmoothAdv(Objective):
     All m noisy copies are one batch of the network, so time and memory grow with m.
     """
 
-    eps: float = Field(0.5, ge=0)
+    eps: L2Radius = Field(0.5, ge=0)
     """Radius of the ℓ2 ball; [0, 1] pixel range. The source trains with 64, 127, 255 and
     512/255; the default is the smallest of these that covers the radius 110/255 of HYDRA's
     certificates."""
-    sigma: float = Field(0.25, ge=0)
+    sigma: Sigma = Field(0.25, ge=0)
     """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
     noises: int = Field(2, ge=1)
     """m: noisy copies of each image. The source compares 1, 2, 4 and 8."""
     steps: int = Field(4, ge=1)
     """Gradient steps of the attack, each a pass over m copies. The source compares 2 to 10."""
-    step_size: float | None = Field(None, gt=0)
+    step_size: StepSize | None = None
     """Length of a step; 2·eps/steps if absent, of the ramp's eps."""
     ramp: Ramp = Ramp()
     """How eps grows. The source's warm-up is ``{epochs: 10}``."""

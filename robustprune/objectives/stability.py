@@ -9,6 +9,7 @@ from pydantic import Field
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.consistency import consistency
+from robustprune.radii import Sigma
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Stability(Objective):
     through both predictions.
     """
 
-    sigma: float = Field(0.25, ge=0)
+    sigma: Sigma = Field(0.25, ge=0)
     """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
     beta: float = Field(6.0, ge=0)
     """Weight of the KL term."""

@@ -12,6 +12,7 @@ from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.consistency import consistency
 from robustprune.objectives.l2 import ascend
+from robustprune.radii import Radius, StepSize, default_step
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ class Trades(Objective):
 
     norm: Literal["linf", "l2"] = "linf"
     """Which ball the adversary moves in."""
-    eps: float = Field(8 / 255, ge=0)
+    eps: Radius = Field(8 / 255, ge=0)
     """Radius of the ball; [0, 1] pixel range."""
-    step_size: float | None = Field(None, gt=0)
-    """Length of a step; a quarter of eps if absent."""
     steps: int = Field(10, ge=1)
     """Gradient steps of the attack."""
+    step_size: StepSize | None = None
+    """Length of a step; a quarter of eps if absent, 1.25·eps/steps in fewer than five steps."""
     beta: float = Field(6.0, ge=0)
     """Weight of the KL term."""
 
@@ -45,7 +46,7 @@ class Trades(Objective):
 
     def perturb(self, model: nn.Module, images: Tensor) -> Tensor:
         """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
-        step_size = self.eps / 4 if self.step_size is None else self.step_size
+        step_size = self.step_size or default_step(self.eps, self.steps)
         if self.norm == "l2":
             return _perturb_l2(model, images, self.eps, step_size, self.steps)
         return torchattacks.perturb(

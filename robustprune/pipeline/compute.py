@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from robustprune.pipeline.strategies import check_strategy
+from robustprune.pipeline.threads import default_threads
 from robustprune.recipe import ComputeOptions
 from robustprune.shard import Shard
 
@@ -62,8 +63,6 @@ class Compute:
         )
 
         check_strategy(self._options)
-        if self._options.threads is not None:
-            torch.set_num_threads(self._options.threads)
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = self._options.precision
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -80,10 +79,21 @@ class Compute:
             ],
         )
         self.shard = _shard(self.accelerator)
+        # all of one job alike: what is left on the machine that has least
+        torch.set_num_threads(self._options.threads or min(self.shard.gather(default_threads())))
         self.device = self.accelerator.device
         if self.device.type == "cuda":
             self._settings.enter_context(_exact_cuda())
         return self
+
+    def go_on_with(self, threads: int | None) -> None:
+        """Take the threads that a run began with, where the recipe does not say: bits depend on it.
+
+        Args:
+            threads: the number in its results; None if there is none yet.
+        """
+        if self._options.threads is None and threads is not None:
+            torch.set_num_threads(threads)
 
     def placed(self, model: nn.Module) -> nn.Module:
         """The network on the device, its weights in the memory format."""

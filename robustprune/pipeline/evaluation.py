@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,11 +12,13 @@ from robustprune.families import family
 from robustprune.parts import Part
 from robustprune.pipeline import soundness
 from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.dead import Dead, dead, describe
 from robustprune.pipeline.images import ImageTable, check_columns
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.network import check_takes
 from robustprune.pipeline.progress import Subject
 from robustprune.pipeline.relay import in_turn
+from robustprune.pipeline.weights import classes_of
 from robustprune.recipe import ComputeOptions
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Judgement(NamedTuple):
         metrics: as an entry of ``results.json`` has them.
         images: what became of each image.
         alarms: certificates that an attack refuted; see `robustprune.pipeline.soundness`.
+        dead: set if it gives one answer to all images; see `robustprune.pipeline.dead`.
         is_main: whether this process is the one that writes and prints.
     """
 
@@ -41,12 +44,13 @@ class Judgement(NamedTuple):
     images: ImageTable
     alarms: list[soundness.Alarm]
     is_main: bool = True
+    dead: Dead | None = None
 
 
 def parts_of(
     metadata: dict[str, Any],
     *,
-    data: str | None = None,
+    data: str | Mapping[str, Any] | None = None,
     root: Path | None = None,
     evaluators: Sequence[dict[str, Any]] = (),
     samples: int | None = None,
@@ -55,7 +59,7 @@ def parts_of(
 
     Args:
         metadata: the model file's.
-        data: another dataset's name.
+        data: another dataset, by name or as recipes write it; options of the network's own stay.
         root: where the dataset's files are.
         evaluators: as recipes write them; the recipe's own if empty.
         samples: judge only so many images.
@@ -63,7 +67,11 @@ def parts_of(
     Raises:
         UsageError: an unknown name or a wrong option.
     """
-    source = {"name": data} if data else dict(metadata.get("data") or {})
+    asked: dict[str, Any] = {"name": data} if isinstance(data, str) else dict(data or {})
+    own = dict(metadata.get("data") or {})
+    source: dict[str, Any] = (
+        own | asked if asked.get("name", own.get("name")) == own.get("name") else asked
+    )
     if "name" not in source:
         choices = ", ".join(family("datasets").names())
         raise UsageError(f"the file names no dataset; name one with --data. Choices: {choices}.")
@@ -119,6 +127,7 @@ def evaluate(
         model = compute.placed(saved.model)
         about = {"architecture": saved.metadata["model"], "channels_last": layout.channels_last}
         subject = Subject(model, splits.test, network=network, seed=seed, about=about)
+        found_dead = shard.lead(lambda: dead(subject, evaluators, device=compute.device))
         for evaluator in evaluators:
             verdict = judge(
                 evaluator,
@@ -133,18 +142,29 @@ def evaluate(
     found = soundness.alarms(evaluators, images)
     if found and shard.is_main:
         console.error(soundness.describe(network, found))
-    return Judgement(metrics, images, found, shard.is_main)
+    if found_dead is not None and shard.is_main:
+        console.warn(describe(network or "the network", found_dead))
+    return Judgement(metrics, images, found, shard.is_main, found_dead)
 
 
 def _images(data: Part, saved: SavedModel, seed: int) -> Splits:
-    """The test images, once it is sure that the network takes them."""
+    """The test images, once it is sure that the network takes them and means the same classes."""
+    classes = classes_of(saved.metadata)
     try:
+        if classes:
+            data = data.for_network(classes)  # type: ignore[attr-defined]
         splits: Splits = data.load(seed=seed, train=False)  # type: ignore[attr-defined]
     except UsageError as error:
         raise UsageError(f"{error}\nIf its files are elsewhere, say so with --root.") from error
-    if splits.test is None:
+    if not splits.test:
         raise UsageError("the dataset has no test images to evaluate on.")
-    check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
+    logits = check_takes(saved.model, splits, name=saved.metadata["model"]["name"])
+    if not classes and logits != splits.num_classes:
+        raise UsageError(
+            f"the network tells {logits:,} classes apart and the dataset has {splits.num_classes}: "
+            "which outputs stand for them is not known. Name the network's classes in the order of "
+            "its outputs: --classes."
+        )
     return splits
 
 

@@ -147,6 +147,12 @@ class RunFolder:
         return origin
 
     @property
+    def threads(self) -> int | None:
+        """The threads that each process of the run has begun with."""
+        found = read_json(self.results, {}).get("environment", {}).get("threads")
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
     def reused(self) -> Path:
         """Which shared dense network the run took over, if it did."""
         return self.path / "state" / "reused.json"
@@ -268,6 +274,8 @@ class RunFolder:
         self._reserve_file.unlink(missing_ok=True)
         if not (self.path / "recipe.yaml").exists():
             write_text(self.path / "recipe.yaml", dump(recipe.document()))
+        if not self.finished:
+            self._keep_code(recipe)  # it may have been mended since
 
 
 def read_json(path: Path, default: Any) -> Any:

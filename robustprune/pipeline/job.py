@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from robustprune.masking import prunable_layers
 from robustprune.pipeline import results, soundness
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.curves import Curves
+from robustprune.pipeline.dead import dead, describe
 from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.making import Making
@@ -31,6 +33,7 @@ from robustprune.pipeline.shared import History, SharedDense, determinants
 from robustprune.pipeline.verdicts import Verdicts
 from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe
+from robustprune.recipe.own import blamed
 from robustprune.report import write_report
 from robustprune.seeding import fork
 from robustprune.tracking import (
@@ -49,7 +52,7 @@ from robustprune.tracking import (
 )
 from robustprune.training.phase import Phase
 
-_FOUND = ("metrics", "alarms")
+_FOUND = ("metrics", "alarms", "dead")
 """What of a network's entry its file is annotated with."""
 
 
@@ -83,6 +86,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self._at_work: str | None = None  # the network whose tracked run is open
+        self._page: Path | None = None
         self.document = self.recipe.document()
         self.shard = self.compute.shard
         about = (self.recipe, self.data, self.folder, self.tracker, self.console, self.compute)
@@ -124,7 +128,7 @@ class Job:
     @property
     def result(self) -> RunResult:
         """What the run has found so far."""
-        return RunResult(self.folder.path, self.results)
+        return RunResult(self.folder.path, self.results, self._page, self.tracker.where)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -152,15 +156,20 @@ class Job:
 
     def _report(self) -> None:
         """Draw what was found, for who looks at it in MLflow; a run does not fail by a page."""
-        if self.folder.finished or not (
-            self.recipe.tracking.enabled and self.recipe.tracking.report
-        ):
+        page = self.folder.path / "report" / "report.html"
+        if self.folder.finished and page.exists():
+            self._page = page
+            return
+        if not (self.recipe.tracking.enabled and self.recipe.tracking.report):
             return
         try:
-            page = self.folder.path / "report" / "report.html"
-            write_report([self.folder.path], page, console=self.console)
+            self._page = write_report([self.folder.path], page, ended=True, console=self.console)
         except Exception as error:  # of a plotting library, about numbers of any kind
-            self.console.warn(f"the report was not written: {first_line(error)}")
+            reason = first_line(error)
+            if own := blamed(error):
+                again = shlex.join(["robustprune", "report", str(self.folder.path)])
+                reason = f"{own}\nMend the file, and write it with: {again}"
+            self.console.warn(f"the report was not written: {reason}")
 
     def _dense(self) -> nn.Module:
         name, path = "dense", self.folder.model("dense")
@@ -258,6 +267,12 @@ class Job:
         verdicts = Verdicts(self.folder, name, self.evaluations, shard=self.shard)
         subject = Subject(model, self.data.test, network=name, seed=self.recipe.seed)
         self.networks.append(entry)
+        found_dead = self.shard.lead(lambda: dead(subject, evaluators, device=self.compute.device))
+        if found_dead is not None:
+            entry["dead"] = found_dead
+            self.console.warn(describe(name, found_dead))
+            params, tags = describe_network(entry, self.results)
+            self.tracker.network(name, params=params, tags=tags)
         for evaluator in evaluators:
             if evaluator not in verdicts:
                 verdict = judge(

@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from robustprune.errors import UsageError
+from robustprune.errors import ContractError, UsageError
 from robustprune.evaluators.omissions import Omissions, told
 from robustprune.pipeline.progress import EvaluationProgress, JudgedBatch, Subject
 from robustprune.pipeline.rounds import rounds
@@ -69,11 +69,11 @@ def judge(
 
     Raises:
         UsageError: there are no test images.
-        TypeError: the evaluator breaks its contract.
+        ContractError: the evaluator gives something else than it must.
         PeerError: another process has failed.
     """
     test = subject.test
-    if test is None:
+    if not test:
         raise UsageError("the dataset has no test images to evaluate on.")
     n = min(evaluator.samples or len(test), len(test))
     kept = None if progress is None else EvaluationProgress(progress, subject, evaluator)
@@ -145,15 +145,21 @@ def _verdict(
 
 def _check(evaluator: Evaluator, part: PerImage, *, n: int) -> None:
     """Hold the entries of one batch against the evaluator's contract."""
+    if not isinstance(part, Mapping) or not all(isinstance(v, Tensor) for v in part.values()):
+        _breaks(evaluator, f"judge must give tensors by name; got {type(part).__name__}.")
+    if evaluator.metric not in part:
+        _breaks(evaluator, f"judge must give an entry '{evaluator.metric}'; got {list(part)}.")
     shapes = {name: tuple(values.shape) for name, values in part.items()}
     if wrong := {name: shape for name, shape in shapes.items() if shape != (n,)}:
-        raise TypeError(
-            f"evaluator '{evaluator.metric}': judge must give one value an image, shape ({n},); "
-            f"got {wrong}."
-        )
+        _breaks(evaluator, f"judge must give one value an image, shape ({n},); got {wrong}.")
     says = evaluator.claims or evaluator.refutes
     if says is not None and part[evaluator.metric].dtype != torch.bool:
-        raise TypeError(
-            f"evaluator '{evaluator.metric}' claims or refutes a ball, so its entry "
-            f"'{evaluator.metric}' must be boolean; got {part[evaluator.metric].dtype}."
+        _breaks(
+            evaluator,
+            f"it claims or refutes a ball, so its entry '{evaluator.metric}' must be boolean; got "
+            f"{part[evaluator.metric].dtype}.",
         )
+
+
+def _breaks(evaluator: Evaluator, how: str) -> NoReturn:
+    raise ContractError(evaluator, f"evaluator '{evaluator.metric}': {how}")

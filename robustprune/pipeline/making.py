@@ -75,6 +75,7 @@ class Making:
                 self.recipe,
                 network=name,
                 model=self.recipe.model.resolved(**shape(self.data)),
+                classes=self.data.class_names or list(map(str, range(self.data.num_classes))),
                 pruner=pruner,
                 density=density,
                 turnover=turnover,

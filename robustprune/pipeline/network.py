@@ -52,11 +52,14 @@ def shape(data: Splits) -> dict[str, int]:
     }
 
 
-def check_takes(model: nn.Module, data: Splits, *, name: str) -> None:
+def check_takes(model: nn.Module, data: Splits, *, name: str) -> int:
     """Make sure that a network on the CPU classifies images of a dataset.
 
     One black image is tried in eval mode, in a random state of its own, so that the network and
     what is drawn later stay as they are.
+
+    Returns:
+        The number of its logits.
 
     Raises:
         UsageError: it raises, whatever that is, or gives something else than enough logits.
@@ -79,3 +82,4 @@ def check_takes(model: nn.Module, data: Splits, *, name: str) -> None:
             f"model '{name}' gives {found or type(logits).__name__} for one image of {size}, but "
             f"the dataset has {data.num_classes} classes: expected (1, {data.num_classes})."
         )
+    return int(found[1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustprune.masking import prunable_layers
+from robustprune.pipeline.counts import check_counts
 from robustprune.pipeline.network import initial_network
 from robustprune.pipeline.phases import finetune_epochs, phase_data
 from robustprune.pruners import LearnedPruner
@@ -78,6 +79,8 @@ class Plan:
         if self.recipe.evaluate:
             files += [f"{name}/images.parquet" for name in ("dense", *self._names())]
         files += [f"imports/{file.name}" for file in self.recipe.files.values()]
+        if self.recipe.tracking.enabled and self.recipe.tracking.report:
+            files.append("report/report.html")
         store = describe_store(self.recipe.tracking, RUNS)
         return [*(str(folder / file) for file in files), store]
 
@@ -116,4 +119,6 @@ def plan(recipe: Recipe, *, warn: Callable[[str], None] = lambda text: None) -> 
         UsageError: the data is missing or damaged, or the network does not fit it.
     """
     data: Splits = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
-    return Plan(recipe, data, initial_network(recipe, data, warn=warn))
+    model = initial_network(recipe, data, warn=warn)
+    check_counts(recipe, data, model)
+    return Plan(recipe, data, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ def provenance(
     *,
     network: str,
     model: dict[str, Any],
+    classes: Sequence[str],
     pruner: Pruner | None,
     density: float,
     turnover: float | None,
@@ -34,6 +35,7 @@ def provenance(
         recipe: the run's.
         network: the network's name in the run.
         model: the arguments from which `create_model` rebuilds it.
+        classes: the names of its classes in the order of its outputs.
         pruner: None for the dense network.
         density: as asked for.
         turnover: share of the kept weights that the initial scores did not keep.
@@ -56,6 +58,7 @@ def provenance(
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": data,
+        "classes": list(classes),
         "objective": _objective(recipe, pruner).model_dump(mode="json"),
         "evaluate": document["evaluate"],
         "channels_last": recipe.compute.channels_last,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from robustprune import __version__
 from robustprune.errors import UsageError, nearest
 from robustprune.evaluators.accuracy import measured
-from robustprune.pipeline.folder import RunFolder
+from robustprune.report.documents import Results
+from robustprune.report.runs import Run
 
 if TYPE_CHECKING:
     from robustprune.datasets import Splits
@@ -30,10 +31,14 @@ class RunResult:
     Attributes:
         folder: the run folder.
         results: the content of its ``results.json``.
+        page: the report that was drawn of it; None if there is none.
+        tracked: where MLflow has it, or why it has not, as a line for people.
     """
 
     folder: Path
     results: dict[str, Any]
+    page: Path | None = None
+    tracked: str = ""
 
     @property
     def networks(self) -> list[dict[str, Any]]:
@@ -65,8 +70,9 @@ class RunResult:
         """The recipe, the seed, whether this is less than a whole run, and whether it is sound."""
         results = self.results
         cut = f", cut at {results['max_steps']} steps a phase" if "max_steps" in results else ""
-        finished = RunFolder(self.folder).finished
-        state = ("" if finished else ", unfinished") + (", SOUNDNESS ALARM" if self.alarms else "")
+        run = Run(self.folder, Results.model_validate(results), {})
+        state = "" if run.finished else ", unfinished"
+        state += ", SOUNDNESS ALARM" if self.alarms else ""
         return f"{results['recipe']}, seed {results['seed']}{cut}{state}"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -75,6 +81,18 @@ class RunResult:
         heads = [f"{name} %" if fraction else name for name, fraction in metrics.items()]
         columns = ["network", "density", "kept", "turnover", *heads]
         return columns, [_row(entry, metrics) for entry in self.networks]
+
+    @property
+    def legend(self) -> str:
+        """What the numbers in the table are, of those that are there."""
+        metrics = measured([entry["metrics"] for entry in self.networks])
+        turnover = any(entry["turnover"] is not None for entry in self.networks)
+        words = {
+            "accuracies in percent, ± half of a 95 % interval": any(metrics.values()),
+            "turnover: kept but not at first": turnover,
+            "dead: one answer for all images": any("dead" in entry for entry in self.networks),
+        }
+        return "; ".join(word for word, there in words.items() if there)
 
 
 def shown(metrics: Mapping[str, Any], name: str) -> str:
@@ -153,7 +171,7 @@ def document(
     }
 
 
-def _row(entry: dict[str, Any], metrics: Iterable[str]) -> list[str]:
+def _row(entry: dict[str, Any], metrics: Mapping[str, bool]) -> list[str]:
     turnover = entry["turnover"]
     cells = [
         entry["name"],
@@ -161,7 +179,9 @@ def _row(entry: dict[str, Any], metrics: Iterable[str]) -> list[str]:
         f"{entry['kept']:,}",
         "–" if turnover is None else f"{100 * turnover:.1f} %",
     ]
-    return cells + [shown(entry["metrics"], name) for name in metrics]
+    dead = " (dead)" if "dead" in entry else ""
+    values = {name: shown(entry["metrics"], name) for name in metrics}
+    return cells + [f"{v}{dead}" if metrics[name] else v for name, v in values.items()]
 
 
 def _version(library: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from robustprune.artifacts.reading import read_model
 from robustprune.errors import InvalidError
 from robustprune.pipeline.compute import Compute
+from robustprune.pipeline.counts import check_counts
 from robustprune.pipeline.folder import RunFolder, of_job
 from robustprune.pipeline.images import check_columns
 from robustprune.pipeline.job import Job
@@ -90,6 +91,7 @@ def run(
             asked, resume = before or asked, resume or before is not None
         where: dict[str, Any] = {"runs": runs, "out": asked, "cut": {"max_steps": max_steps}}
         folder, initial = _opened(recipe, data, shard, held, console, where, resume, fresh)
+        compute.go_on_with(shard.lead(lambda: folder.threads))
         _announce(recipe, folder, console)
         tracker = _tracker(recipe, folder, runs, console, shard)
         share = None if fresh else runs
@@ -116,7 +118,8 @@ def _opened(
     initial = None
     if folder is None or not shard.lead(folder.model("dense").exists):
         initial = in_turn(lambda: initial_network(recipe, data, warn=console.warn), shard=shard)
-    reserve = shard.lead(lambda: _room(recipe, data, initial, folder, where, fresh=fresh))
+    world = shard.world
+    reserve = shard.lead(lambda: _room(recipe, data, initial, folder, where, world, fresh=fresh))
     if folder is None:
         folder = opened(
             lambda: RunFolder.begin(recipe, **where, resume=resume, origin=origin(recipe))
@@ -135,10 +138,11 @@ def _room(
     initial: nn.Module | None,
     folder: RunFolder | None,
     where: dict[str, Any],
+    world: int,
     *,
     fresh: bool,
 ) -> int | None:
-    """Make sure of room for the run; what of it is to be set aside. None if it has finished."""
+    """Make sure of work and room for the run; what of it is to be set aside. None if finished."""
     if folder is not None and folder.finished:
         return None
     shares = not fresh and initial is not None and recipe.pretrain is not None
@@ -146,6 +150,7 @@ def _room(
     if model is None:
         assert folder is not None
         model = read_model(folder.model("dense")).model
+    check_counts(recipe, data, model, world=world, **where["cut"])
     space = needed(recipe, data, model, folder)
     out, runs = where["out"], where["runs"]
     place = (out or runs) if folder is None else folder.path

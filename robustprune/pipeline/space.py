@@ -154,7 +154,7 @@ def _moments(part: OptimizerPart) -> int:
     """Numbers that an optimizer keeps for each one that it moves: it is asked to move a few."""
     probe = nn.Parameter(torch.zeros(_PROBE))
     probe.grad = torch.zeros(_PROBE)
-    optimizer = part.build([probe])
+    optimizer = part.built([probe])
     optimizer.step()
     kept = (value for value in optimizer.state[probe].values() if isinstance(value, Tensor))
     return sum(value.numel() for value in kept) // _PROBE

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import differences, listed
+from robustprune.datasets.base import other_classes
 from robustprune.errors import UsageError
+from robustprune.families import family
 from robustprune.models import pretrained
 
 if TYPE_CHECKING:
@@ -37,9 +39,11 @@ def start_from(recipe: Recipe, model: nn.Module, architecture: dict[str, Any]) -
         return []
     if weights == pretrained.NAME:
         _check_classes(recipe, architecture)
+        _check_names(recipe, pretrained.class_names(recipe.model.name))
         pretrained.load_into(model, architecture)
         return []
     saved = read_model(Path(weights), architecture)
+    _check_names(recipe, classes_of(saved.metadata))
     found = saved.model.state_dict()
     if problems := differences(model.state_dict(), found):  # its file may be of another image size
         raise UsageError(
@@ -67,6 +71,29 @@ def _check_classes(recipe: Recipe, architecture: dict[str, Any]) -> None:
             f"apart, and {wanted} are needed: its last layer has to be trained. "
             "Add a 'pretrain:' phase."
         )
+
+
+def _check_names(recipe: Recipe, classes: Sequence[str]) -> None:
+    """Make sure that labels mean what they meant where no last layer learns them anew."""
+    if recipe.pretrain is not None or not classes:
+        return
+    data: Any = recipe.data
+    try:
+        same = data.for_network(classes).class_names == data.class_names
+    except UsageError as error:
+        raise UsageError(f"model.weights: {error}") from None
+    if not same:
+        raise other_classes(data, classes)
+
+
+def classes_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The names of a network's classes in the order of its outputs; none if they are not known."""
+    if classes := metadata.get("classes"):
+        return list(classes)
+    name = (metadata.get("data") or {}).get("name")  # of a file that names its dataset only
+    known = family("datasets").get(name) if name in family("datasets").names() else None
+    names = getattr(known, "class_names", ())
+    return list(names) if isinstance(names, tuple) else []
 
 
 def check_unchanged(recipe: Recipe, before: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustprune.errors import InvalidError, Problem, UsageError
+from robustprune.paths import usable
 from robustprune.recipe.document import Document
 from robustprune.sentences import shown
 
@@ -28,7 +29,7 @@ def read_extended(path: Path) -> Document:
         UsageError: a file cannot be read or is no recipe, files extend each other in a circle, or
             there are too many.
     """
-    return _Reader().read(path, ())
+    return _Reader().read(usable(path), ())
 
 
 class _Reader:
@@ -55,7 +56,7 @@ class _Reader:
     def _base(self, folder: Path, name: Any, chain: tuple[Path, ...]) -> Document:
         if not isinstance(name, str):
             raise UsageError(f"expected a recipe's file, or a list of them; got {shown(name)}.")
-        path = folder / name
+        path = usable(folder / usable(name))
         self._files += 1
         if path.resolve() in chain:
             raise UsageError(f"'{name}' extends this file in turn. Take one of the two out.")
@@ -90,6 +91,6 @@ def _moved(values: dict[str, Any], folder: Path, to: Path) -> dict[str, Any]:
 def _from(name: Any, folder: Path, to: Path) -> Any:
     if not (isinstance(name, str) and name.endswith(".py")) or Path(name).is_absolute():
         return name
-    if not (folder / name).is_file() and Path(name).is_file():
+    if not os.path.isfile(folder / name) and os.path.isfile(name):
         return name  # named from the working directory
     return Path(os.path.relpath(folder / name, to)).as_posix()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from robustprune.errors import Problem
+from robustprune.errors import Problem, UsageError
+from robustprune.paths import usable
+from robustprune.sentences import shown
+
+imported: set[Path] = set()
+"""The files that recipes have named in this process: their own, or their modules'."""
 
 
 def run_imports(names: object, folder: Path) -> list[Problem]:
@@ -55,7 +61,8 @@ def _places(name: str, folder: Path) -> list[Path]:
 
 
 def _found(name: str, folder: Path) -> Path | None:
-    return next((place.resolve() for place in _places(name, folder) if place.is_file()), None)
+    places = _places(name, folder)
+    return next((place.resolve() for place in places if os.path.isfile(place)), None)
 
 
 def _import(name: str, folder: Path) -> str | None:
@@ -63,8 +70,10 @@ def _import(name: str, folder: Path) -> str | None:
         if name.endswith(".py"):
             return _import_file(name, folder)
         if not all(part.isidentifier() for part in name.split(".")):
-            return f"'{name}' is no module's name. Name a module, or a file that ends in .py."
-        importlib.import_module(name)
+            return f"{shown(name)} is no module's name. Name a module, or a file that ends in .py."
+        file = importlib.import_module(name).__file__
+        if file is not None:
+            imported.add(Path(file).resolve())
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             return f"there is no module '{name}'. Install it, or name a file that ends in .py."
@@ -77,9 +86,8 @@ def _import(name: str, folder: Path) -> str | None:
 def _import_file(name: str, folder: Path) -> str | None:
     path = _found(name, folder)
     if path is None:
-        *others, last = map(str, _places(name, folder))
-        looked = f"{', '.join(others)} and {last}" if others else last
-        return f"there is no file '{name}'; looked for {looked}."
+        return _absent(name, folder)
+    imported.add(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if any(known.endswith(f"_{digest}") for known in sys.modules):
         return None
@@ -97,6 +105,16 @@ def _import_file(name: str, folder: Path) -> str | None:
         del sys.modules[module_name]
         raise
     return None
+
+
+def _absent(name: str, folder: Path) -> str:
+    try:
+        usable(folder / usable(name))
+    except UsageError as error:
+        return f"{error}"
+    *others, last = map(str, _places(name, folder))
+    looked = f"{', '.join(others)} and {last}" if others else last
+    return f"there is no file '{name}'; looked for {looked}."
 
 
 def _ours(path: Path) -> list[ModuleType]:

@@ -56,7 +56,8 @@ class ComputeOptions(Options):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward passes in training; evaluation is always fp32."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of each process; torch's default if absent."""
+    """CPU threads of each process; if absent, as many as there are idle CPUs for it, or as
+    ``OMP_NUM_THREADS`` says. Recorded in the results, and kept by a run that goes on."""
     batch_norm: Literal["synchronised", "local"] = "synchronised"
     """Where several processes share a batch, whether BatchNorm takes the statistics of all of it,
     as one process would, or each process those of its own images."""

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
-def write_report(folders: Sequence[Path], out: Path, *, console: Console | None = None) -> Path:
+def write_report(
+    folders: Sequence[Path], out: Path, *, ended: bool = False, console: Console | None = None
+) -> Path:
     """Write one self-contained HTML page about some runs, and its figures as PNGs beside it.
 
     Equal input gives an equal page: it holds no date. Nothing is fetched, and what a run names
@@ -25,6 +27,7 @@ def write_report(folders: Sequence[Path], out: Path, *, console: Console | None 
         folders: run folders, or ``results.json`` files on their own. Runs of one recipe that
             differ in their seeds only are shown as means.
         out: the page, ``….html``; a figure lies beside it as ``…-<figure>.png``.
+        ended: the runs have come to their end, though their folders do not say so yet.
         console: shows a bar while the page is drawn; silent if absent.
 
     Returns:
@@ -35,4 +38,4 @@ def write_report(folders: Sequence[Path], out: Path, *, console: Console | None 
     """
     from robustprune.report.page import write_page
 
-    return write_page(folders, out, console=console)
+    return write_page(folders, out, ended=ended, console=console)

@@ -24,6 +24,13 @@ class Alarm(_Read):
     images: list[int]
 
 
+class Dead(_Read):
+    """The one answer that a network gave to all images."""
+
+    answer: int
+    images: int
+
+
 class Network(_Read):
     """One entry of a run's ``networks``."""
 
@@ -35,6 +42,7 @@ class Network(_Read):
     turnover: Fraction | None = None
     metrics: Metrics = {}
     alarms: list[Alarm] = []
+    dead: Dead | None = None
 
     @property
     def variant(self) -> str:

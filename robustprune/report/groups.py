@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from robustprune.evaluators.accuracy import measured
 from robustprune.report.documents import Network, Paper
@@ -23,7 +25,7 @@ class Group:
     """Runs that differ in their seeds only.
 
     Attributes:
-        label: the recipe's name, made unique among the groups of a report.
+        label: the recipes' name, or what their names have in common, unique in a report.
         runs: at least one, by seed.
         looks: of every variant on the page, so that a colour means one thing on all of it.
     """
@@ -93,22 +95,30 @@ class Group:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """The runs by recipe, in the order given. The same recipe and seed twice makes two groups."""
+    """The runs by recipe, in the order given. The same recipe and seed twice makes two groups.
+
+    A recipe is what its options are, whatever it is called: those of a sweep over seeds have a
+    name each. Where one seed stands twice, runs whose names fit together stay together.
+    """
     found: list[tuple[str, list[Run]]] = []
     for run in runs:
-        key = _key(run)
-        fitting = [
-            members
-            for other, members in found
-            if other == key and all(m.results.seed != run.results.seed for m in members)
-        ]
-        if fitting:
-            fitting[0].append(run)
-        else:
-            found.append((key, [run]))
-    sets = [sorted(members, key=lambda run: run.results.seed) for _, members in found]
+        _join(found, f"{_key(run)} {_stem(run)}", [run])
+    recipes: list[tuple[str, list[Run]]] = []
+    for _, members in found:
+        _join(recipes, _key(members[0]), members)
+    sets = [sorted(members, key=lambda run: run.results.seed) for _, members in recipes]
     palette = looks(_variants(runs))
     return [Group(label, tuple(s), palette) for label, s in zip(_labels(sets), sets, strict=True)]
+
+
+def _join(sets: list[tuple[str, list[Run]]], key: str, runs: list[Run]) -> None:
+    """Add runs to the first set of this key that has none of their seeds, or as a new one."""
+    seeds = {run.results.seed for run in runs}
+    for other, members in sets:
+        if other == key and seeds.isdisjoint(member.results.seed for member in members):
+            members.extend(runs)
+            return
+    sets.append((key, list(runs)))
 
 
 def _variants(runs: Sequence[Run]) -> Iterator[str]:
@@ -122,16 +132,35 @@ def _variants(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _key(run: Run) -> str:
-    return json.dumps([run.results.recipe, options(run)], sort_keys=True)
+    return json.dumps(options(run), sort_keys=True)
+
+
+def _stem(run: Run) -> str:
+    """The recipe's name without its seed: ``a-epochs-2`` of a sweep's ``a-seed-0-epochs-2``."""
+    return re.sub(rf"[-_.]seed[-_.]?{run.results.seed}(?!\d)", "", run.results.recipe)
+
+
+def _name(runs: Sequence[Run]) -> str:
+    """What the runs' recipes are called: their one name, or what their names have in common."""
+    names = {run.results.recipe for run in runs}
+    stems = sorted(set(map(_stem, runs)))
+    if len(names) == 1:
+        return runs[0].results.recipe
+    common = "".join(letters[0] for letters in takewhile(_alike, zip(*stems, strict=False)))
+    return stems[0] if len(stems) == 1 else common.rstrip("-_.") or stems[0]
+
+
+def _alike(letters: tuple[str, ...]) -> bool:
+    return len(set(letters)) == 1
 
 
 def _labels(sets: Sequence[Sequence[Run]]) -> list[str]:
     """The recipes' names; with the first run's where one stands twice, numbered if need be."""
-    recipes = Counter(runs[0].results.recipe for runs in sets)
+    names = [_name(runs) for runs in sets]
+    recipes = Counter(names)
     labels = [
         name if recipes[name] == 1 else f"{name} ({runs[0].name})"
-        for runs in sets
-        for name in [runs[0].results.recipe]
+        for name, runs in zip(names, sets, strict=True)
     ]
     counts = Counter(labels)
     seen: Counter[str] = Counter()

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from robustprune.report.runs import Run
 from robustprune.tracking.layout import flatten
 
-# where it ran and was recorded, what is said of it, and what a mean is taken over
-_NOT_RECIPE = ("seed", "compute.device", "compute.threads", "data.root", "data.download")
+# what it is called, where it ran and was recorded, and what a mean is taken over
+_NOT_RECIPE = ("name", "seed", "compute.device", "compute.threads", "data.root", "data.download")
 _NOT_SECTIONS = ("tracking", "paper")
 _LISTS = (("evaluate",), ("prune", "methods"))  # their items have names
 _ABSENT = "absent"
@@ -29,13 +29,16 @@ class Difference(NamedTuple):
 
 
 def options(run: Run) -> dict[str, Any]:
-    """What makes two runs runs of one recipe: every option, flattened, but those of the place."""
+    """What makes two runs runs of one recipe: every option, flattened, but those of the place.
+
+    Nor does it matter what the recipe is called.
+    """
     cut = {} if run.results.max_steps is None else {"max_steps": run.results.max_steps}
     return {k: v for k, v in flatten(_named(run)).items() if k not in _NOT_RECIPE} | cut
 
 
 def differences(runs: Mapping[str, Run]) -> list[Difference]:
-    """The options in which some runs differ.
+    """The options in which some runs differ; what they are called only if nothing else does.
 
     An evaluator or a pruner that a recipe does not have at all is one difference, not many.
 
@@ -43,6 +46,11 @@ def differences(runs: Mapping[str, Run]) -> list[Difference]:
         runs: by what they are to be called.
     """
     recipes = {label: _collapsed(run, list(runs.values())) for label, run in runs.items()}
+    names = {label: {"name": _text(run.recipe.get("name"))} for label, run in runs.items()}
+    return _differing(recipes) or _differing(names)
+
+
+def _differing(recipes: Mapping[str, Mapping[str, str]]) -> list[Difference]:
     found = []
     for key in dict.fromkeys(key for recipe in recipes.values() for key in recipe):
         values: dict[str, list[str]] = {}
@@ -55,15 +63,19 @@ def differences(runs: Mapping[str, Run]) -> list[Difference]:
 
 def _collapsed(run: Run, runs: Sequence[Run]) -> dict[str, str]:
     """The options as JSON, an item of a list as one if there is a run without it."""
-    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in options(run).items()}
+    texts = {key: _text(value) for key, value in options(run).items()}
     for place in _LISTS:
         for name, item in _items(run, place).items():
             if any(name not in _items(other, place) for other in runs):
                 prefix = ".".join((*place, name))
                 texts = {k: v for k, v in texts.items() if not k.startswith(f"{prefix}.")}
                 short = {k: v for k, v in item.items() if v not in (None, [], {})}
-                texts[prefix] = json.dumps(short, ensure_ascii=False)
+                texts[prefix] = _text(short)
     return texts
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _named(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def write_page(folders: Sequence[Path], out: Path, *, console: Console | None = None) -> Path:
+def write_page(
+    folders: Sequence[Path], out: Path, *, ended: bool = False, console: Console | None = None
+) -> Path:
     """Write the page; see `robustprune.report.write_report`."""
     if not folders:
         raise UsageError("a report needs at least one run folder.")
     _check(out)
     unique = {path.resolve(): path for path in folders}.values()
-    groups = grouped([read_run(path) for path in unique])
+    groups = grouped([replace(read_run(path), ended=ended) for path in unique])
     work = _work(groups)
     sections = []
     quiet = console or Console(quiet=True)

@@ -25,11 +25,13 @@ class Run:
         path: its folder, or a ``results.json`` on its own.
         results: what it found.
         recipe: the resolved recipe as it stands in ``results.json``, unchecked.
+        ended: it is known to have come to its end, though its folder does not say so yet.
     """
 
     path: Path
     results: Results
     recipe: dict[str, Any]
+    ended: bool = False
 
     @property
     def name(self) -> str:
@@ -58,8 +60,8 @@ class Run:
 
     @property
     def shortcomings(self) -> list[str]:
-        """Why this is not a whole and sound run, the worst first; nothing if it is."""
-        return [*self._alarms(), *self._cut(), *self._unfinished()]
+        """Why this is not a whole and sound run of living networks; the worst first."""
+        return [*self._alarms(), *self._cut(), *self._unfinished(), *self._dead()]
 
     @property
     def state(self) -> str:
@@ -67,9 +69,14 @@ class Run:
         words = {
             "SOUNDNESS ALARM": self.unsound,
             f"cut at {self.results.max_steps} steps": any(self._cut()),
-            "unfinished": any(self._unfinished()),
+            "unfinished": not self.finished,
         }
         return ", ".join(word for word, holds in words.items() if holds) or "complete"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end, as far as its folder shows."""
+        return not any(self._unfinished())
 
     def _cut(self) -> Iterator[str]:
         if self.results.max_steps is not None:
@@ -77,11 +84,13 @@ class Run:
 
     def _unfinished(self) -> Iterator[str]:
         state = self.path / "state"
+        if self.ended or (state / "finished").exists():
+            return  # by its own word, also where a metric has no value for some network
         if missing := self._missing():
             more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
             named = ", ".join(missing[:_MOST])
             yield f"it is unfinished: {named}{more} not there or not fully judged"
-        elif (state / "run.json").exists() and not (state / "finished").exists():
+        elif (state / "run.json").exists():
             yield "it is unfinished"
 
     def _missing(self) -> list[str]:
@@ -99,6 +108,14 @@ class Run:
             for density in prune.get("densities") or []:
                 if isinstance(method, dict) and isinstance(density, int | float):
                     yield f"{method.get('label') or method.get('name')}-{density:g}"
+
+    def _dead(self) -> Iterator[str]:
+        for network in self.results.networks:
+            if network.dead is not None:
+                yield (
+                    f"{network.name} is dead: it answers class {network.dead.answer} for all "
+                    f"{network.dead.images} images, and its accuracies are the share of that class"
+                )
 
     def _alarms(self) -> Iterator[str]:
         for network in self.results.networks:

@@ -21,7 +21,8 @@ def metrics_table(group: Group) -> Table:
         columns.extend([f"{metric}, paper (%)"] if metric in cited else [])
     rows = [_row(group, network, cited) for network in group.networks]
     caption = f"{group.label}: {_many(len(group.runs), 'run')}, {_seeds(group)}"
-    return Table(caption, columns, rows, note=f"Measured on {_images(group)}.")
+    note = f"Measured on {_images(group)}." if group.metrics else "No evaluator has judged them."
+    return Table(caption, columns, rows, note=note)
 
 
 def comparison(groups: Sequence[Group]) -> Table:
@@ -31,7 +32,7 @@ def comparison(groups: Sequence[Group]) -> Table:
     columns += [f"{name} (%)" if fraction else name for name, fraction in metrics.items()]
     names = dict.fromkeys(network.name for group in groups for network in group.networks)
     rows = [
-        [name, group.label, str(len(group.entries(name))), _turnover(group, name)]
+        [_called(group, name), group.label, str(len(group.entries(name))), _turnover(group, name)]
         + [_value(group, name, metric, fraction=f) for metric, f in metrics.items()]
         for name in names
         for group in groups
@@ -49,6 +50,16 @@ def differences_table(groups: Sequence[Group]) -> Table:
         for value, labels in difference.values.items()
     ]
     return Table("differences between the recipes", ["option", "value", "recipes"], rows)
+
+
+def intervals(groups: Sequence[Group]) -> str:
+    """What the accuracies' intervals are over, in words; empty if none was measured."""
+    measured = [group for group in groups if any(group.metrics.values())]
+    kinds = {
+        "over the seeds": any(len(group.runs) > 1 for group in measured),
+        "over the images of one run": any(len(group.runs) == 1 for group in measured),
+    }
+    return ", or ".join(kind for kind, there in kinds.items() if there)
 
 
 def runs_table(groups: Sequence[Group]) -> Table:
@@ -72,13 +83,27 @@ def runs_table(groups: Sequence[Group]) -> Table:
 
 def _row(group: Group, network: Network, cited: Sequence[str]) -> list[str]:
     kept = NONE if network.kept is None else f"{network.kept:,}"
-    cells = [network.name, f"{network.density:g}", kept, _turnover(group, network.name)]
+    cells = [
+        _called(group, network.name),
+        f"{network.density:g}",
+        kept,
+        _turnover(group, network.name),
+    ]
     for metric, fraction in group.metrics.items():
         cells.append(_value(group, network.name, metric, fraction=fraction))
         if metric in cited and group.paper:
             value = group.paper.value(metric, network.name)
             cells.append(NONE if value is None else f"{100 * value:.1f}")
     return cells
+
+
+def _called(group: Group, network: str) -> str:
+    """The network's name, and in how many runs it gives one answer for all images."""
+    entries = group.entries(network)
+    count = sum(entry.dead is not None for entry in entries)
+    if not count:
+        return network
+    return f"{network} (dead)" if count == len(entries) else f"{network} ({count} dead)"
 
 
 def _value(group: Group, network: str, metric: str, *, fraction: bool) -> str:

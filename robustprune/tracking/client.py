@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustprune.errors import first_line
@@ -53,14 +54,28 @@ def connect(uri: str) -> MlflowClient:
     with lock(path.with_name(f"{path.name}.lock"), wait=True):  # two runs may start at once
         new = not path.exists() or not path.stat().st_size
         try:
-            client = MlflowClient(tracking_uri=uri)
-            client.search_experiments(max_results=1)  # makes the tables of a new store
+            with _no_stray_folders(uri):
+                client = MlflowClient(tracking_uri=uri)
+                client.search_experiments(max_results=1)  # makes the tables of a new store
         except Exception:
             if new:  # on a full disk: half of its tables would keep all later runs out
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             raise
     return client
+
+
+@contextmanager
+def _no_stray_folders(uri: str) -> Iterator[None]:
+    """Remove the folders that MLflow makes of a quoted address, which it takes for a path."""
+    place = Path(uri.removeprefix("sqlite:///")).parent
+    stray = [folder for folder in (place, *place.parents) if "%" in uri and not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in stray:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustprune.families import metric_of
+
 NAME_LENGTH = 250
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
@@ -91,6 +93,9 @@ def describe_network(
         params["seed"] = results["seed"]
     tags = {key: str(results[key]) for key in ("recipe",) if key in results}
     tags |= {key: str(name) for key, name in names.items()}
+    if isinstance(dead := entry.get("dead"), Mapping):
+        tags["dead"] = f"class {dead.get('answer')} for all {dead.get('images')} images"
+        tags["mlflow.note.content"] = f"A dead network: it answers {tags['dead']}."
     return params | _cut(results), tags | {"network": str(entry["name"])}
 
 
@@ -140,6 +145,7 @@ def final_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
     metrics = entry.get("metrics") or {}
     found: dict[str, Any] = {}
     beside = {key: entry[key] for key in _OWN_KEYS if entry.get(key) is not None}
+    beside |= {"dead": 1} if entry.get("dead") else {}
     for key, value in metrics.items():
         name = key.removesuffix("_interval")
         if isinstance(value, list | tuple) and len(value) == 2:
@@ -192,7 +198,7 @@ def _radii(results: Mapping[str, Any]) -> dict[str, Any]:
     section = recorded_section(results, "evaluate")
     entries = section if isinstance(section, list) else []
     return {
-        f"{entry.get('label') or entry.get('name')}.eps": entry["eps"]
+        f"{metric_of(entry)}.eps": entry["eps"]
         for entry in entries
         if isinstance(entry, Mapping) and entry.get("eps") is not None
     }

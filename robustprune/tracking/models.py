@@ -5,6 +5,8 @@ No pickle is written, and none is needed to load one:
     mlflow.set_tracking_uri("sqlite:///runs/mlflow.db")
     model = mlflow.pyfunc.load_model("models:/m-…")   # its page in the UI has the id
     logits = model.predict(images)                    # float32, (n, c, h, w) in [0, 1]
+
+What the recipe imports, which may define the network, comes with the model as its code.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustprune import __version__
+from robustprune.tracking.code import FOLDER, copy_code, requirements
 from robustprune.tracking.layout import param_text
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def log_model(
     params: Mapping[str, Any],
     shape: Sequence[int] | None,
     classes: int | None,
+    imports: Sequence[str] = (),
+    folder: Path,
 ) -> str:
     """Log the network in ``path`` as the model of ``run``, and return the model's id.
 
@@ -46,6 +50,8 @@ def log_model(
         params: what the model is shown with.
         shape: ``(channels, height, width)`` of an image; no signature if None.
         classes: the number of logits.
+        imports: what the recipe imports; its code is logged with the model.
+        folder: the run's, which has the code.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -60,9 +66,11 @@ def log_model(
     )
     model_id: str = logged.model_id
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            _describe(Path(folder), path, run_id, model_id, _signature(shape, classes))
-            client.log_model_artifacts(model_id, folder)
+        with tempfile.TemporaryDirectory() as draft:
+            needed = copy_code(imports, folder, Path(draft))
+            _describe(Path(draft), path, run_id, model_id, _signature(shape, classes))
+            (Path(draft) / "requirements.txt").write_text(requirements(needed), encoding="utf-8")
+            client.log_model_artifacts(model_id, draft)
         client.log_model_artifact(model_id, str(path), _DATA)
     except Exception:
         with suppress(Exception):  # the first error is the one to tell
@@ -99,10 +107,9 @@ def _describe(
 
     size = path.stat().st_size
     model = Model(run_id=run_id, model_id=model_id, signature=signature, model_size_bytes=size)
-    pyfunc.add_to_model(model, loader_module=_LOADER, data=model_file(path.name))
+    code = {"code": FOLDER} if (folder / FOLDER).exists() else {}
+    pyfunc.add_to_model(model, loader_module=_LOADER, data=model_file(path.name), **code)
     model.save(folder / "MLmodel")
-    requirement = f"robustprune=={__version__}\n"  # its own requirements come with it
-    (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
 
 
 def _signature(shape: Sequence[int] | None, classes: int | None) -> ModelSignature | None:

@@ -40,8 +40,25 @@ class TrackingOptions(Options):
 
 def store_uri(options: TrackingOptions, runs: Path) -> str:
     """The address of the store: the option's, the environment's, or SQLite in ``runs``."""
-    default = f"sqlite:///{(runs / 'mlflow.db').absolute()}"
-    return options.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+    named = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named and "%" in named and "://" not in named and scheme_of(named) == "file":
+        return Path(named).absolute().as_uri()  # MLflow reads %20 in a plain path as a space
+    return named or sqlite_uri((runs / "mlflow.db").absolute())
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file; what would mean something in an address is quoted.
+
+    Raises:
+        UsageError: this version of SQLAlchemy knows no address of such a path.
+    """
+    uri = f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+    if local_path(uri) != path:
+        raise UsageError(
+            f"tracking: SQLAlchemy cannot address '{path}', because of a % or ? in it. Choose "
+            "another folder, or update SQLAlchemy to 2.1."
+        )
+    return uri
 
 
 def local_store(options: TrackingOptions, runs: Path) -> Path | None:
@@ -50,7 +67,7 @@ def local_store(options: TrackingOptions, runs: Path) -> Path | None:
 
 
 def describe_store(options: TrackingOptions, runs: Path) -> str:
-    """Where the runs are, as a line for people: without passwords, and short below the cwd.
+    """Where runs would be, as a line for people: without passwords, and short below the cwd.
 
     For example ``MLflow: sqlite:///runs/mlflow.db, experiment 'quickstart'``.
     """
@@ -59,9 +76,9 @@ def describe_store(options: TrackingOptions, runs: Path) -> str:
     uri = store_uri(options, runs)
     path = local_path(uri)
     if path is not None and path.is_absolute() and path.is_relative_to(Path.cwd()):
-        short = str(path.relative_to(Path.cwd()))
+        short = path.relative_to(Path.cwd())
         # A file: address is never relative, but a plain path means the same.
-        uri = uri.replace(str(path), short) if scheme_of(uri) == "sqlite" else short
+        uri = sqlite_uri(short) if scheme_of(uri) == "sqlite" else str(short)
     return f"MLflow: {redact(uri)}, experiment '{options.experiment}'"
 
 
@@ -111,6 +128,10 @@ def scheme_of(uri: str) -> str:
 def local_path(uri: str) -> Path | None:
     """The file (SQLite) or folder (``file``) that the store lives in; None if it is a server."""
     scheme = scheme_of(uri)
+    if scheme == "sqlite" and "%" in uri:
+        from sqlalchemy.engine import make_url  # as it reads the address, so do we
+
+        return Path(make_url(uri).database or "")
     if scheme == "sqlite":
         return Path(re.sub(r"^sqlite(\+\w+)?:/{0,3}", "", uri, flags=re.IGNORECASE).split("?")[0])
     if scheme != "file":

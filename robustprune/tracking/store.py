@@ -63,6 +63,8 @@ class Store:
         self._warn = warn
         self._opened: dict[str | None, str] = {}
         self._datasets: Sequence[Mapping[str, Any]] = ()
+        self._imports: Sequence[str] = ()
+        self._folder = folder
         self._models: dict[str, str] = {}  # run id -> model id
         self._written: dict[str, dict[str, set[int]]] = {}  # run id -> metric -> steps
         self._pending: dict[str, list[Metric]] = {}
@@ -98,6 +100,8 @@ class Store:
         if self._datasets:  # the store knows those that a run has already
             self._client.log_inputs(run_id, images.inputs(self._datasets))
         flat = flatten(params)
+        if network is None:
+            self._imports = params.get("imports") or ()
         known = run.data.params
         new = {k: v for k, v in flat.items() if k not in known}
         self._describe(run_id, new, {**tags, **self._tags})
@@ -172,7 +176,11 @@ class Store:
         run = self._client.get_run(run_id)
         try:
             self._models[run_id] = log_model(
-                self._client, run, path, params=run.data.params, **images.form(self._datasets)
+                *(self._client, run, path),
+                params=run.data.params,
+                imports=self._imports,
+                folder=self._folder,
+                **images.form(self._datasets),
             )
         except Exception as error:
             self._client.get_run(run_id)  # raises when the store itself is gone

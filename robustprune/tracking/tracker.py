@@ -19,6 +19,7 @@ from robustprune.tracking.layout import flatten
 from robustprune.tracking.options import (
     TrackingOptions,
     check_store,
+    describe_store,
     local_store,
     redact,
 )
@@ -49,6 +50,7 @@ class Tracker:
         self._tell = warn
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._closing = self._broken = self._warned = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -108,12 +110,21 @@ class Tracker:
         if timeout is None:
             local = local_store(self._options, self._runs) is not None
             timeout = 60.0 if local else 10.0
+        self._closing = True
         if self._thread.ident is not None and not self._stopped.is_set():
             self._jobs.put(None)
             self._thread.join(timeout)
             if self._thread.is_alive():
                 self._give_up(f"the store did not take everything within {timeout:g} s")
         self._stopped.set()
+
+    @property
+    def where(self) -> str:
+        """Where the run is recorded, as a line for people; what has become of it, not the plan."""
+        if self._broken:
+            return "MLflow: tracking stopped, see the warning for how to import the run later"
+        store = describe_store(self._options, self._runs)
+        return f"{store}, without what the warnings name" if self._warned else store
 
     def _open(
         self,
@@ -136,7 +147,7 @@ class Tracker:
         try:
             with quiet_retries():
                 store = Store(
-                    options=self._options, folder=self._folder, runs=self._runs, warn=self._warn
+                    options=self._options, folder=self._folder, runs=self._runs, warn=self._lack
                 )
                 self._drain(store)
         except Exception as error:  # whatever it is, training goes on
@@ -155,13 +166,19 @@ class Tracker:
         with self._lock:
             if self._stopped.is_set():
                 return
+            self._broken = True
             self._stopped.set()
         uri = self._options.uri  # a recipe's address is not taken from the run folder
-        into = f", uri='{redact(uri)}'" if uri else ""
+        into = f", uri={redact(uri)!r}" if uri else ""
+        goes_on = "" if self._closing else "The run goes on without it. "
         self._warn(
-            f"MLflow tracking stopped: {reason.rstrip('.')}. The run goes on without it; import it "
-            f"later with robustprune.tracking.import_run('{self._folder}'{into})."
+            f"MLflow tracking stopped: {reason.rstrip('.')}. {goes_on}Import it later with "
+            f"robustprune.tracking.import_run({str(self._folder)!r}{into})."
         )
+
+    def _lack(self, text: str) -> None:
+        self._warned = True
+        self._warn(text)
 
     def _warn(self, text: str) -> None:
         with suppress(Exception):
@@ -170,6 +187,8 @@ class Tracker:
 
 class NullTracker:
     """Records nothing."""
+
+    where = "MLflow: off (tracking.enabled is false)"
 
     def start(
         self,

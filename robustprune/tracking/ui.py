@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from robustprune.errors import UsageError
 from robustprune.tracking.client import environment
-from robustprune.tracking.options import check_exists, redact, scheme_of
+from robustprune.tracking.options import check_exists, local_path, redact, scheme_of, sqlite_uri
 
 HOST = "127.0.0.1"  # nobody else's business: MLflow's server asks for no password
 PORT = 5000
@@ -85,9 +86,11 @@ def serve_ui(uri: str, *, port: int = PORT) -> Iterator[Server]:
         raise UsageError(f"'{redact(uri)}' is a server, which has a UI of its own: open that.")
     _check_free(port)
     words = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
+    folder, uri = _beside(uri)
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [*words, "--workers", "1"],
+            cwd=folder,
             env=_environment(uri),
             stdin=subprocess.DEVNULL,
             stdout=said,
@@ -100,6 +103,15 @@ def serve_ui(uri: str, *, port: int = PORT) -> Iterator[Server]:
             yield server
         finally:
             _stop(process)
+
+
+def _beside(uri: str) -> tuple[Path | None, str]:
+    """Where the server is to run, and the store's address from there.
+
+    It takes a quoted address for a path, and would make folders of that name.
+    """
+    path = local_path(uri) if scheme_of(uri) == "sqlite" and "%" in uri else None
+    return (None, uri) if path is None else (path.parent, sqlite_uri(Path(path.name)))
 
 
 def _environment(uri: str) -> dict[str, str]:

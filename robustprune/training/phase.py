@@ -67,11 +67,11 @@ class Phase:
     def build_optimizer(self) -> Optimizer:
         """A new optimizer over what moves."""
         if not self.norms:
-            return self.optimizer.build(self.trainable)
+            return self.optimizer.built(self.trainable)
         norms: dict[str, Any] = {"params": list(self.norms)}
         if self.norm_lr is not None:
             norms["lr"] = self.norm_lr
-        return self.optimizer.build([{"params": list(self.trainable)}, norms])
+        return self.optimizer.built([{"params": list(self.trainable)}, norms])
 
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:

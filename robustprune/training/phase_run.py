@@ -23,7 +23,7 @@ from robustprune.training.agreement import (
 from robustprune.training.checkpoint import PhaseState
 from robustprune.training.meter import Meter
 from robustprune.training.phase import Phase
-from robustprune.training.step import Stepper
+from robustprune.training.step import Stepper, checked
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ class PhaseRun:
     def _judge(self, images: Tensor, labels: Tensor, progress: Progress, meter: Meter) -> None:
         images, labels = self._moved(images), labels.to(self.accelerator.device)
         with torch.enable_grad():  # objectives differentiate with respect to the images
-            loss = self.objective.validation_loss(self.model, images, labels, progress)
+            found = self.objective.validation_loss(self.model, images, labels, progress)
+        loss = checked(self.objective, found, labels)
         meter.add(float(loss.total.detach()), loss, labels)
 
     @property

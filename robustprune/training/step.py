@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustprune.errors import ContractError
 from robustprune.objectives import Loss, Objective
 from robustprune.rows import Rows, sharing
 from robustprune.training.whole import WholeBatch
@@ -39,9 +40,39 @@ class BatchObjective(nn.Module):
 
         Only the total has a graph: DDP takes all that it finds one of for what is differentiated.
         """
-        loss = self.objective(self.model, images, labels, progress)
+        loss = checked(self.objective, self.objective(self.model, images, labels, progress), labels)
+        if not loss.total.requires_grad:
+            name = self.objective.registered_name
+            message = (
+                f"objective '{name}' gave a total without a graph: nothing is learned from it."
+            )
+            raise ContractError(self.objective, message)
         parts = {name: part.detach() for name, part in loss.parts.items()}
         return Loss(loss.total, loss.logits.detach(), parts)
+
+
+def checked(objective: Objective, loss: Loss, labels: Tensor) -> Loss:
+    """The loss of the images with these labels, if it is one.
+
+    Raises:
+        ContractError: the objective gave something else.
+    """
+    found = {"": f"a {type(loss).__name__}"}
+    if isinstance(loss, Loss):
+        shapes = {name: getattr(value, "shape", None) for name, value in loss.parts.items()}
+        total, logits = getattr(loss.total, "shape", None), getattr(loss.logits, "shape", None)
+        if total == () and logits and len(logits) == 2 and len(loss.logits) == len(labels):
+            found = {name: "no tensor" for name, shape in shapes.items() if shape is None}
+        else:
+            found = {"total": f"{total}", "logits": f"{logits}"}
+    if not found:
+        return loss
+    told = ", ".join(f"{name} {what}".strip() for name, what in found.items())
+    raise ContractError(
+        objective,
+        f"objective '{objective.registered_name}' must give Loss(total, logits, parts): tensors of "
+        f"shapes (), ({len(labels)}, classes) and by name (); got {told}.",
+    )
 
 
 class Taken(NamedTuple):
@@ -136,13 +167,27 @@ class Stepper:
         self._stepper.zero_grad()
 
     def _schedule(self, progress: Progress) -> None:
-        factor = self._phase.schedule(progress)
+        factor = self._factor(progress)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
+    def _factor(self, progress: Progress) -> float:
+        schedule = self._phase.schedule
+        factor = schedule(progress)
+        try:
+            return float(factor)
+        except (TypeError, ValueError):
+            message = f"schedule '{schedule.registered_name}' must give a number; got {factor!r}."
+            raise ContractError(schedule, message) from None
+
     def _parts(self, rows: Rows) -> int:
-        """Never more than leave each process an image of each; two, for a BatchNorm of its own."""
+        """Never more than leave each process an image of each; two, for a BatchNorm of its own.
+
+        Where the parts of a full batch have two, so have those of the last one.
+        """
         least = rows.every if self._synchronise else 2 * rows.every
+        if self._phase.batch_size >= 2 * self._phase.accumulate:
+            least = max(least, 2)
         return max(1, min(self._phase.accumulate, rows.total // least))
 
     def _synced(self, *, last: bool) -> AbstractContextManager[None]:

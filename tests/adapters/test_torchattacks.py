@@ -165,13 +165,15 @@ def test_takes_argument():
 @pytest.mark.parametrize(
     ("attack", "traits"),
     [
-        ("PGD", ("eps", "linf", False)),
-        ("PGDRSL2", ("eps", "l2", False)),
-        ("PIFGSM", ("max_epsilon", "linf", False)),
-        ("Square", ("eps", None, False)),
-        ("FAB", ("eps", None, True)),
-        ("CW", (None, None, True)),
-        ("JSMA", (None, None, True)),
+        ("PGD", ("eps", "linf", False, "alpha", "steps")),
+        ("PGDRSL2", ("eps", "l2", False, "alpha", "steps")),
+        ("FFGSM", ("eps", "linf", False, "alpha", None)),
+        ("SPSA", ("eps", "linf", False, "lr", "nb_iter")),
+        ("PIFGSM", ("max_epsilon", "linf", False, None, None)),
+        ("Square", ("eps", None, False, None, None)),
+        ("FAB", ("eps", None, True, None, None)),
+        ("CW", (None, None, True, None, None)),
+        ("JSMA", (None, None, True, None, None)),
     ],
 )
 def test_traits(attack, traits):

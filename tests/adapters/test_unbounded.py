@@ -54,6 +54,12 @@ def test_a_layer_that_nothing_takes_is_named_at_once(layer):
     assert "smoothing" in text
 
 
+def test_a_layer_that_fails_for_one_image_is_named():
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(2, 2), nn.Flatten(), nn.Linear(2, 3))
+    with pytest.raises(UsageError, match=r"layer '1 \(GroupNorm\)'.*more than 1 value"):
+        Bounds(net.eval(), images())
+
+
 def test_the_first_of_several_layers_is_named():
     net = model(nn.ReLU(), nn.GELU(), nn.ReLU(), nn.ELU(), features=8)
     with pytest.raises(UsageError, match=r"layer '2 \(GELU\)'"):

@@ -171,8 +171,15 @@ def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
         seed=3,
         data={"name": "digits", "root": None},
         objective={"name": "trades", "eps": 8 / 255, "beta": 6.0},
-        evaluate=[{"name": "clean"}, {"name": "pgd", "eps": 0.1, "steps": 50, "label": None}],
-        metrics={"pgd": 0.4375, "pgd_n": 1000, "pgd_interval": [0.407, 0.468]},
+        evaluate=[
+            {"name": "clean"},
+            {"name": "pgd", "eps": 0.1, "steps": 50, "label": None},
+            {"name": "autoattack", "eps": 0.1, "steps": 10, "label": None},
+            {"name": "torchattacks", "attack": "BIM", "eps": 0.1, "label": None},
+        ],
+        metrics={"pgd": 0.4375, "pgd_n": 1000, "pgd_interval": [0.407, 0.468]}
+        | {"autoattack-10": 0.4, "autoattack-10_n": 100, "autoattack-10_interval": [0.3, 0.5]}
+        | {"torchattacks_bim": 0.5, "torchattacks_bim_n": 10},
     )
     written = export(before, tmp_path / "net.packed.safetensors", format="packed")
     write_card(before, written)
@@ -183,6 +190,8 @@ def test_the_card_says_what_was_measured_and_what_was_not(tmp_path):
         "- Objective: trades, eps 8/255, beta 6",
         "- Data: digits",
         "| pgd | 0.4375 | 0.407 to 0.468 | 1000 | pgd, eps 0.1, steps 50 |",
+        "| autoattack-10 | 0.4 | 0.300 to 0.500 | 100 | autoattack, eps 0.1, steps 10 |",
+        "| torchattacks_bim | 0.5 |  | 10 | torchattacks, attack BIM, eps 0.1 |",
         "- Attacks bound robust accuracy from above: a stronger one may find more.",
         "- No bound on the network itself was computed: nothing is verified.",
         'model = robustprune.load_model("net.packed.safetensors")',

@@ -47,6 +47,20 @@ def test_evaluators_and_samples_can_be_chosen(
     assert "pgd" not in metrics
 
 
+def test_an_attack_that_tries_less_than_its_name_promises_says_so(
+    command: Command, here: Path, small: RunResult
+) -> None:
+    path = small.folder / "dense" / "model.safetensors"
+    weak = ["autoattack:steps=1,version=rand,eps=0.1", "pgd:steps=2,eps=0.1", "pgd:eps=0.1"]
+    chosen = [word for text in weak for word in ("--evaluator", text)]
+    said = command("evaluate", path, *chosen, "--samples", "5", "--json", "metrics.json")
+    names = ["autoattack-rand-1", "pgd-2", "pgd"]
+    table = said.out[said.out.index("metric") :].splitlines()
+    assert [line.split()[0] for line in table[2:]] == names
+    metrics = json.loads((here / "metrics.json").read_text())["metrics"]
+    assert [name for name in metrics if f"{name}_n" in metrics] == names
+
+
 def test_an_evaluator_is_written_in_one_word() -> None:
     assert evaluator_document("clean") == {"name": "clean"}
     assert evaluator_document("pgd: eps = 8/255 ,steps=20,") == {

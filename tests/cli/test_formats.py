@@ -171,7 +171,7 @@ def test_mistakes_about_exports(command: Command, pruned: Path, here: Path) -> N
     assert command("export", pruned, "--format", "zip").code == 2
     told(command("export", pruned, "--format", "onnx", "--values", "fp16"), "--values is of files")
     told(command("export", pruned, "--normalisation", "fold"), "--normalisation is of files")
-    told(command("export", pruned, "--out", f"{'a' * 300}.packed.safetensors"), "cannot write")
+    told(command("export", pruned, "--out", f"{'a' * 300}.packed.safetensors"), "too long")
     (here / "a.packed.safetensors.md").mkdir()
     told(command("export", pruned, "--out", "a.packed.safetensors"), "a.packed.safetensors.md: ")
 

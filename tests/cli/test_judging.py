@@ -23,7 +23,7 @@ from ..pipeline import liars, tiny
 from .conftest import Command
 
 LIAR = {"name": "liar", "eps": 0.3, "samples": 40}
-PGD = {"name": "pgd", "eps": 0.3, "steps": 3, "samples": 30}
+PGD = {"name": "pgd", "label": "pgd", "eps": 0.3, "steps": 3, "samples": 30}
 
 
 @pytest.fixture

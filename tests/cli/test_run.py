@@ -66,6 +66,37 @@ def test_the_page_of_a_run_is_named(command: Command, here: Path) -> None:
     assert "a page to look at: a run/report/report.html" in said.out
 
 
+def test_the_last_lines_are_about_what_has_happened(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is named although tracking stopped, and a page although none was written."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("out of order")
+
+    monkeypatch.setattr("robustprune.tracking.tracker.Store", fail)
+    monkeypatch.setattr("robustprune.pipeline.job.write_report", fail)
+    path = tiny.write(here, DENSE, {"tracking": {"enabled": True}})
+    said = command("run", path, "--out", "a run", "--max-steps", "1")
+    assert said.code == OK
+    assert "MLflow tracking stopped: out of order. " in said.err
+    assert "the report was not written: out of order" in said.err
+    assert "MLflow: tracking stopped" in said.out.splitlines()[-1]
+    for untrue in ("sqlite", "a page", "accuracies", "turnover:"):
+        assert untrue not in said.out
+
+
+def test_a_finished_run_without_its_page_is_given_one(command: Command, here: Path) -> None:
+    path = tiny.write(here, DENSE, {"tracking": {"enabled": True}})
+    words = ("run", path, "--out", "a run", "--max-steps", "1")
+    assert "a page to look at" in command(*words).out
+    page = here / "a run" / "report" / "report.html"
+    assert "unfinished" not in page.read_text()
+    page.unlink()
+    assert "a page to look at" in command(*words, "--resume").out
+    assert "unfinished" not in page.read_text()
+
+
 def test_quiet_is_quiet(command: Command, here: Path) -> None:
     said = command("run", tiny.write(here, DENSE), "--quiet", "--max-steps", "1")
     assert said == (OK, "", "")

@@ -98,6 +98,31 @@ def test_a_sweep_trains_its_dense_network_once(command: Command, here: Path) -> 
     assert "reused" not in fresh.out
 
 
+def test_a_sweep_over_seeds_ends_with_its_means(command: Command, here: Path) -> None:
+    change = {"finetune": None, "evaluate": tiny.RECIPE["evaluate"]}
+    path = tiny.write(here, tiny.SMALL, change)
+    typed = ("run", path, "--sweep", "seed=[0, 1]", "--max-steps", "1")
+    for words in (typed, (*typed, "--resume")):
+        said = command(*words)
+        assert said.code == 0, said.err
+        table = said.out[said.out.index("final metrics") :]
+        rows = [line.split() for line in table.splitlines()]
+        (dense,), (hydra,) = ([r for r in rows if r[:1] == [n]] for n in ("dense", "hydra-0.1"))
+        assert (dense[:3], hydra[:3]) == (["dense", "tiny", "2"], ["hydra-0.1", "tiny", "2"])
+        assert "over the seeds" in table
+        assert "differences" not in said.out
+    folders = sorted((here / "runs").glob("tiny-seed-*/*"))
+    assert len(folders) == 2
+    means = command("compare", *folders).out
+    assert table.rstrip().startswith(means[means.index("final metrics") :].rstrip())
+
+
+def test_one_run_that_ended_has_nothing_to_be_compared_with(command: Command, here: Path) -> None:
+    path = tiny.write(here, {"prune": None, "finetune": None, "evaluate": []})
+    said = command("run", path, "--sweep", "pretrain.optimizer.lr=[1e8, 0.1]")
+    assert "final metrics" not in said.out
+
+
 def test_all_are_checked_before_the_first_one_trains(command: Command, here: Path) -> None:
     good = tiny.write(here, tiny.SMALL)
     wrong = tiny.write(here, {"name": "wrong", "model": {"in_chans": 3}}, name="w.yaml")

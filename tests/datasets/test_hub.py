@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -78,6 +81,20 @@ def test_what_is_wrong_in_a_file_is_said_with_its_name(tmp_path, case):
     with pytest.raises(UsageError, match=message) as error:
         cifar10(tmp_path).load(seed=0, train=False)
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_names_of_classes_in_the_file_are_compared(tmp_path, order):
+    file = write_split(tmp_path, "test", cifar10(tmp_path), 3)
+    names = [name.upper() for name in cifar10(tmp_path).class_names][::order]
+    info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), file)
+    if order == 1:
+        assert len(cifar10(tmp_path).load(seed=0, train=False).test) == 3
+        return
+    with pytest.raises(UsageError, match=r"its classes are TRUCK, .* the dataset airplane"):
+        cifar10(tmp_path).load(seed=0, train=False)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -10])

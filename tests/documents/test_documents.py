@@ -32,7 +32,8 @@ def quickstart() -> dict[str, Any]:
     for phase in ("pretrain", "prune", "finetune"):
         recipe[phase] |= {"epochs": 1}
     recipe["prune"] |= {"densities": [0.5]}
-    recipe["evaluate"] = [{"name": "pgd", "eps": 0.1, "steps": 1, "samples": 50}]
+    attack = {"name": "pgd", "label": "pgd-20", "eps": 0.1, "steps": 1, "samples": 50}
+    recipe["evaluate"] = [attack]
     return recipe | {"compute": {"device": "cpu", "threads": 1}, "tracking": {"enabled": False}}
 
 
@@ -72,7 +73,7 @@ def test_every_example_trains_prunes_and_judges_in_one_recipe(document: str, wor
     methods = [m if isinstance(m, str) else m["label"] for m in recipe["prune"]["methods"]]
     assert [entry["name"] for entry in result.networks] == ["dense"] + [f"{m}-0.5" for m in methods]
     for entry in result.networks:
-        assert set(entry["metrics"]) >= {evaluator["name"] for evaluator in recipe["evaluate"]}
+        assert set(entry["metrics"]) >= {e.get("label", e["name"]) for e in recipe["evaluate"]}
         rp.load_model(result.folder / entry["model"])
 
 
@@ -90,7 +91,7 @@ def test_python_of_the_readme_runs_as_it_stands(workshop: Path, capsys: pytest.C
         exec(compile(code, "README.md", "exec"), namespace)
 
     result = namespace["result"]
-    assert f"\n{result.network('hydra-0.05')['metrics']['pgd']}\n" in capsys.readouterr().out
+    assert f"\n{result.network('hydra-0.05')['metrics']['pgd-20']}\n" in capsys.readouterr().out
     assert namespace["masked"].kept / namespace["masked"].prunable == pytest.approx(0.1, abs=1e-4)
     assert all(mask.scores.grad.any() for mask in namespace["masked"].masks.values())
     (entry,) = [json.loads(block.text) for block in blocks("README.md", "json")]
@@ -115,12 +116,12 @@ def test_python_of_a_page_runs_as_it_stands(
     out = capsys.readouterr().out
     if page == "docs/quickstart.md":
         hydra, magnitude = (bars[0].get_ydata() for bars in namespace["axes"].containers)
-        measured = [result.network(f"{m}-0.5")["metrics"]["pgd"] for m in ("hydra", "magnitude")]
+        measured = [result.network(f"{m}-0.5")["metrics"]["pgd-20"] for m in ("hydra", "magnitude")]
         assert [*hydra, *magnitude] == pytest.approx([100 * accuracy for accuracy in measured])
         assert (workshop / "robust-accuracy.svg").exists()
     elif page == "docs/how-to/researcher.md":
-        low, high = result.network("hydra-0.5")["metrics"]["pgd_interval"]
-        line = f"seed 0  hydra-0.5       pgd {100 * low:.1f} to {100 * high:.1f} %"
+        low, high = result.network("hydra-0.5")["metrics"]["pgd-20_interval"]
+        line = f"seed 0  hydra-0.5       pgd-20 {100 * low:.1f} to {100 * high:.1f} %"
         assert line in out.splitlines()
     else:
         assert out == "21476 214760\n3.0\n"

@@ -26,9 +26,9 @@ def test_agrees_with_the_closed_form(classes, norm):
     radii = margins(model, images, labels, norm)
     eps = between(radii, 0.1)
     evaluator = create("autoattack", norm=norm, eps=eps, steps=20)
-    results = evaluator.judge(model, images, labels, seed=3)
-    assert results["autoattack"].tolist() == (radii > eps).tolist()
-    assert 0 < results["autoattack"].sum() < 20
+    robust = evaluator.judge(model, images, labels, seed=3)["autoattack-20"]
+    assert robust.tolist() == (radii > eps).tolist()
+    assert 0 < robust.sum() < 20
 
 
 def test_takes_its_steps_on_clean_correct_images_only():
@@ -47,14 +47,14 @@ def test_takes_its_steps_on_clean_correct_images_only():
 def test_too_few_classes_are_named(version, classes):
     model = linear(classes)
     images, labels = batch(model, 2)
-    with pytest.raises(UsageError, match=f"at least . classes, this one has {classes}.*pgd"):
+    with pytest.raises(UsageError, match=f"at least . classes; this one has {classes}.*pgd"):
         create("autoattack", version=version).judge(model, images, labels, seed=0)
 
 
 def test_images_too_small_for_square_in_l2_are_named():
     model = linear(4, (1, 4, 4))
     images, labels = batch(model, 2, (1, 4, 4))
-    with pytest.raises(UsageError, match="at least 5 pixels a side, these have 4"):
+    with pytest.raises(UsageError, match=r"square ones of 5, 6, .* these have 4 × 4 pixels"):
         create("autoattack", norm="l2").judge(model, images, labels, seed=0)
 
 
@@ -84,4 +84,4 @@ def test_one_image_left_is_no_trouble():
     model = linear(5)
     images, labels = batch(model, 3, wrong=2)
     results = create("autoattack", eps=0.5, steps=5).judge(model, images, labels, seed=0)
-    assert torch.equal(results["autoattack"], torch.zeros(3, dtype=torch.bool))
+    assert torch.equal(results["autoattack-5"], torch.zeros(3, dtype=torch.bool))

@@ -33,7 +33,7 @@ def test_cw_takes_its_own_arguments():
     model = linear(4)
     images, labels = batch(model, 5)
     args = {"c": 10, "steps": 60, "lr": "5/100"}
-    evaluator = create("torchattacks", attack="CW", args=args, norm="l2", eps=100, label="cw")
+    evaluator = create("torchattacks", attack="CW", args=args, norm="l2", eps=10, label="cw")
     results = evaluator.judge(model, images, labels, seed=0)
     assert set(results) == {"cw", "cw_norm_median"}
     assert not results["cw"].any()
@@ -50,7 +50,7 @@ def test_a_bounded_attack_gets_our_radius_and_reports_no_norm(monkeypatch):
     model = linear(12)
     evaluator = create("torchattacks", attack="APGDT", norm="l2", eps=0.5, args={"steps": 3})
     results = evaluator.judge(model, *batch(model, 2), seed=7)
-    assert set(results) == {"torchattacks_apgdt"}
+    assert set(results) == {"torchattacks_apgdt-3"}
     assert seen == {"norm": "L2", "eps": 0.5, "n_classes": 10, "seed": 7, "steps": 3}
 
 

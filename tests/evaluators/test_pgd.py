@@ -25,7 +25,7 @@ def test_the_pixel_range_counts():
     model[1].bias.data = torch.tensor([0.0, 1.0])
     images = torch.full((1, 1, 5, 5), 0.04)  # 25·2·0.04 − 1 = 1 > 0; at 0 it would be −1 < 0
     labels = torch.tensor([0])
-    judge = create("pgd", eps=0.5, steps=5).judge
+    judge = create("pgd", eps=0.5).judge
     assert not judge(model, images, labels, seed=0)["pgd"].item()
     model[1].bias.data = torch.tensor([0.5, 0.0])  # positive even for a black image
     assert judge(model, images, labels, seed=0)["pgd"].item()
@@ -60,7 +60,7 @@ def test_each_restart_starts_elsewhere(monkeypatch):
     monkeypatch.setattr(module.torchattacks, "perturb", spy)
     model = linear(2)
     images, labels = batch(model, 3)
-    create("pgd", eps=1e-4, step_size=1e-6, steps=1, restarts=2).judge(
+    create("pgd", eps=1e-4, step_size=1e-4, steps=1, restarts=2).judge(
         model, images, labels, seed=0
     )
     assert not torch.equal(*made)
@@ -77,12 +77,12 @@ def test_the_step_is_a_quarter_of_eps_unless_stated(monkeypatch):
     model = linear(2)
     images, labels = batch(model, 3)
     create("pgd", eps="4/255").judge(model, images, labels, seed=0)
-    create("pgd", norm="l2", eps=1, step_size=0.1, steps=7).judge(model, images, labels, seed=0)
+    create("pgd", norm="l2", eps=2, step_size=0.3, steps=7).judge(model, images, labels, seed=0)
     assert seen[0] == (
         "PGD",
         {"eps": 4 / 255, "alpha": 1 / 255, "steps": 50, "random_start": True},
     )
-    assert seen[1] == ("PGDL2", {"eps": 1.0, "alpha": 0.1, "steps": 7, "random_start": True})
+    assert seen[1] == ("PGDL2", {"eps": 2.0, "alpha": 0.3, "steps": 7, "random_start": True})
 
 
 def test_an_attack_that_leaves_the_ball_is_an_error(monkeypatch):

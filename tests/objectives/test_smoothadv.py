@@ -79,7 +79,7 @@ def test_a_linear_classifier_is_moved_along_its_weights_to_the_edge_of_the_ball(
 def test_a_step_has_the_stated_length():
     (images, labels), model = grey(), linear()
     noise = torch.randn(2, *images.shape)
-    short = create("smoothadv", steps=1, step_size=0.05)
+    short = create("smoothadv", eps=0.05, steps=1, step_size=0.05)
     delta = short.perturb(model, images, labels, noise, 0.2) - images
     assert torch.allclose(delta.flatten(1).norm(dim=1), torch.tensor(0.05))
 

@@ -51,7 +51,7 @@ def test_total_equals_a_plain_trades(norm, eps):
 def test_gradients_equal_those_of_a_plain_trades(norm):
     images, labels = batch()
     images = images.double()
-    options = {"norm": norm, "eps": 0.1, "steps": 3}
+    options = {"norm": norm, "eps": 0.1, "steps": 5}
     plain, ours = network().double(), network().double()
     torch.manual_seed(9)
     plain_trades(plain, images, labels, step=0.025, beta=6, **options).backward()

@@ -27,7 +27,7 @@ from robustprune.tracking import Console
 from ..evaluators.toys import relu, spread
 
 EVALUATORS: list[dict[str, Any]] = [
-    {"name": "pgd", "eps": 0.02, "steps": 4, "restarts": 2, "batch_size": 7},
+    {"name": "pgd", "label": "pgd", "eps": 0.02, "steps": 4, "restarts": 2, "batch_size": 7},
     {"name": "smoothing", "sigma": 0.1, "n0": 10, "n": 300, "radius": 0.1, "batch_size": 7},
 ]
 

@@ -41,7 +41,7 @@ def test_evaluators_change_no_weights(tmp_path: Path) -> None:
     """AutoAttack reseeds the global generator."""
     judged = tiny.go(tmp_path / "judged", tiny.SMALL, {"evaluate": [tiny.AUTOATTACK]})
     alone = tiny.go(tmp_path / "alone", tiny.SMALL)
-    assert judged.network("hydra-0.1")["metrics"]["autoattack_n"] == 32
+    assert judged.network("hydra-0.1")["metrics"]["autoattack-2_n"] == 32
     assert alone.network("hydra-0.1")["metrics"] == {}
     assert weights(judged.folder) == weights(alone.folder)
 

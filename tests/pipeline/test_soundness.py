@@ -23,7 +23,7 @@ from robustprune.tracking import Console
 from . import liars, tiny
 
 LIAR = {"name": "liar", "eps": 0.3, "samples": 100}
-PGD = {"name": "pgd", "eps": 0.3, "steps": 3, "samples": 64, "batch_size": 40}
+PGD = {"name": "pgd", "label": "pgd", "eps": 0.3, "steps": 3, "samples": 64, "batch_size": 40}
 LYING = (tiny.SMALL, {"evaluate": [LIAR, PGD]})
 
 

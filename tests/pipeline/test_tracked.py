@@ -75,6 +75,8 @@ def test_its_report_is_recorded(tracked: tuple[Any, RunResult]) -> None:
     client, result = tracked
     page = result.folder / "report" / "report.html"
     assert "hydra-0.1" in page.read_text()
+    assert "unfinished" not in page.read_text()
+    assert result.page == page
     listed = client.list_artifacts(runs(client)[PARENT].info.run_id, "report")
     assert {Path(found.path).name for found in listed} == {p.name for p in page.parent.iterdir()}
     assert len(listed) > 1

@@ -119,7 +119,8 @@ def test_a_last_layer_that_nobody_trained_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError, match=r"tell 1000 classes apart, and 10 are needed.*'pretrain:"):
         plan(tiny.recipe(tiny.SMALL, model, {"pretrain": None}))
     plan(tiny.recipe(tiny.SMALL, model))  # it is going to be trained
-    plan(tiny.recipe(tiny.SMALL, model, {"pretrain": None, "model": {"num_classes": 1000}}))
+    with pytest.raises(UsageError, match=r"classes are n01440764.*'digits' are 0, 1"):
+        plan(tiny.recipe(tiny.SMALL, model, {"pretrain": None, "model": {"num_classes": 1000}}))
 
 
 @pytest.mark.parametrize("change", ["another", "deleted"])

@@ -34,7 +34,15 @@ RECIPE: Document = {
     "finetune": {"epochs": 2, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05}},
     "evaluate": [
         {"name": "clean", "samples": 100},
-        {"name": "pgd", "eps": 0.1, "steps": 3, "restarts": 2, "samples": 64, "batch_size": 40},
+        {
+            "name": "pgd",
+            "label": "pgd",
+            "eps": 0.1,
+            "steps": 3,
+            "restarts": 2,
+            "samples": 64,
+            "batch_size": 40,
+        },
     ],
     "tracking": {"enabled": False},
     "compute": {"device": "cpu", "threads": 1},

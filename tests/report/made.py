@@ -22,7 +22,7 @@ from ..pipeline import tiny
 
 EVALUATE: list[dict[str, Any]] = [
     {"name": "clean", "samples": 10},
-    {"name": "pgd", "eps": 0.1, "steps": 2, "samples": 8},
+    {"name": "pgd", "label": "pgd", "eps": 0.1, "steps": 2, "samples": 8},
     {"name": "pgd", "label": "pgd_0.2", "eps": 0.2, "steps": 2, "samples": 8},
     {"name": "smoothing", "samples": 4, "radius": 0.25, "n": 10},
 ]

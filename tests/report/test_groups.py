@@ -49,6 +49,44 @@ def test_other_recipes_are_other_groups(change: made.Change, tmp_path: Path) -> 
     assert [group.label for group in groups] == ["tiny (a)", "tiny (b)"]
 
 
+def _called(name: str) -> made.Change:
+    def change(document: dict[str, Any]) -> None:
+        document["recipe"] = document["params"]["name"] = name
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (["a-seed-0", "a-seed-1", "a-seed-2"], "a"),  # of --sweep seed=[0,1,2]
+        (["a-seed-0-epochs-2", "a-seed-1-epochs-2", "a-seed-2-epochs-2"], "a-epochs-2"),
+        (["a", "a-seed-1", "a-seed-2"], "a"),
+        (["paper_first", "paper_second", "paper_third"], "paper"),
+        (["x", "y", "z"], "x"),
+    ],
+)
+def test_a_recipe_is_what_its_options_are_whatever_it_is_called(
+    names: list[str], label: str, tmp_path: Path
+) -> None:
+    runs = [one(tmp_path / name, seed, _called(name)) for seed, name in enumerate(names)]
+    (group,) = grouped(runs)
+    assert (group.label, group.seeds) == (label, "0, 1, 2")
+    assert differences({group.label: group.runs[0], "again": group.runs[0]}) == []
+
+
+def test_where_a_seed_stands_twice_runs_of_like_names_stay_together(tmp_path: Path) -> None:
+    names = [("a-seed-0", 0), ("b-seed-1", 1), ("b-seed-0", 0), ("a-seed-1", 1)]
+    runs = [one(tmp_path / name, seed, _called(name)) for name, seed in names]
+    found = [(g.label, [r.results.recipe for r in g.runs]) for g in grouped(runs)]
+    assert found == [("a", ["a-seed-0", "a-seed-1"]), ("b", ["b-seed-0", "b-seed-1"])]
+
+
+def test_one_recipe_alone_keeps_its_name(tmp_path: Path) -> None:
+    (group,) = grouped([one(tmp_path / "a", 3, _called("a-seed-3"))])
+    assert group.label == "a-seed-3"
+
+
 def test_one_seed_twice_makes_no_mean(tmp_path: Path) -> None:
     groups = grouped([one(tmp_path / "x" / "a"), one(tmp_path / "y" / "a")])
     assert [group.label for group in groups] == ["tiny (a) #1", "tiny (a) #2"]

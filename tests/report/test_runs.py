@@ -161,3 +161,10 @@ def test_a_run_that_goes_on_is_unfinished(tmp_path: Path) -> None:
     assert read_run(path).shortcomings == ["it is unfinished"]
     (path / "state" / "finished").write_text("")
     assert read_run(path).shortcomings == []
+
+
+def test_a_finished_run_is_whole_though_a_metric_has_no_value_for_a_network(tmp_path: Path) -> None:
+    path = made.folder(tmp_path / "run", files=False, change=_unjudged)
+    (path / "state").mkdir()
+    (path / "state" / "finished").write_text("")
+    assert (read_run(path).state, read_run(path).finished) == ("complete", True)

@@ -35,6 +35,8 @@ def test_a_dead_server_costs_one_warning_and_little_time(dead: str, tmp_path: Pa
     tracker.close()
     assert time.monotonic() - began < 60  # it waits 10; MLflow's own retries would take 246
     assert len(warnings) == 1
+    assert "tracking stopped" in tracker.where
+    assert dead not in tracker.where
     assert "import_run" in warnings[0]
     assert f"import_run('{tmp_path}', uri='{dead}')" in warnings[0]
 
@@ -53,6 +55,8 @@ def test_a_silent_server_cannot_hold_up_the_end(tmp_path: Path) -> None:
         tracker.close(timeout=0.2)
         assert time.monotonic() - began < 60
     assert len(warnings) == 1
+    assert "goes on" not in warnings[0]  # the run is over
+    assert "tracking stopped" in tracker.where
 
 
 def test_importing_into_a_dead_server_is_the_users_fault(dead: str, tmp_path: Path) -> None:

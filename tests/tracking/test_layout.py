@@ -131,11 +131,13 @@ def test_the_radius_of_each_evaluator_stands_under_its_metrics_name() -> None:
         {"name": "clean", "label": None},
         {"name": "pgd", "label": None, "eps": 0.03},
         {"name": "pgd", "label": "pgd-wide", "eps": 0.06},
+        {"name": "autoattack", "steps": 10, "eps": 0.03},
     ]
     params, _ = describe_network({"name": "a"}, {"params": {"evaluate": evaluate}})
     assert {k: v for k, v in params.items() if k.endswith(".eps")} == {
         "pgd.eps": 0.03,
         "pgd-wide.eps": 0.06,
+        "autoattack-10.eps": 0.03,
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from robustprune.errors import UsageError
 from robustprune.tracking import TrackingOptions, check_store, describe_store, store_uri
-from robustprune.tracking.options import redact
+from robustprune.tracking.options import local_path, redact, sqlite_uri
 
 GOOD = [
     "sqlite:///{tmp}/new/folder/a.db",
@@ -109,3 +109,40 @@ def test_importing_tracking_imports_neither_mlflow_nor_torch() -> None:
     code = "import sys, robustprune.tracking; print({'mlflow', 'torch'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+NAMES = ["a b", "a#b", "a?b", "a%20b", "50%", "a@b", "a&b=c", "ä 文", "x#y?z%41 é", "a'b\"c", "a:b"]
+"""Folders whose names hold what means something in an address."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_address_of_a_path_is_that_paths(name: str, tmp_path: Path) -> None:
+    from sqlalchemy.engine import make_url
+
+    uri = store_uri(TrackingOptions(), tmp_path / name)
+    assert local_path(uri) == tmp_path / name / "mlflow.db"
+    url = make_url(uri)
+    assert (url.database, dict(url.query)) == (str(tmp_path / name / "mlflow.db"), {})
+    assert sqlite_uri(Path("runs/mlflow.db")) == "sqlite:///runs/mlflow.db"
+
+
+def test_a_plain_path_is_that_path_for_mlflow_too(tmp_path: Path) -> None:
+    uri = store_uri(TrackingOptions(uri=str(tmp_path / "a%20b")), tmp_path)
+    assert uri == f"file://{tmp_path}/a%2520b"
+    assert local_path(uri) == tmp_path / "a%20b"
+
+
+def test_where_sqlalchemy_has_no_such_address_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_it_was(uri: str) -> object:
+        return URL(
+            "sqlite", None, None, None, None, uri.removeprefix("sqlite:///"), immutabledict()
+        )
+
+    from sqlalchemy.engine import URL
+    from sqlalchemy.util import immutabledict
+
+    monkeypatch.setattr("sqlalchemy.engine.make_url", as_it_was)
+    with pytest.raises(UsageError, match=r"cannot address .* update SQLAlchemy"):
+        store_uri(TrackingOptions(), tmp_path / "a?b")

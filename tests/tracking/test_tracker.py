@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from robustprune.tracking import Tracker, TrackingOptions, import_run, open_tracker
 
-from .sample import track, write_folder
+from .sample import RESULTS, track, write_folder
 
 
 class World:
@@ -287,3 +290,62 @@ def test_metrics_outlive_artifacts_that_cannot_be_stored(
     assert len(warnings) == 1
     assert "without artifacts: no right to write" in warnings[0]
     assert world.seen(world.ids(folder)["dense"])["info"] == ("dense", "FINISHED")
+
+
+NETWORK = """
+from timm.models import register_model
+from torch import nn
+
+import beside_mine
+
+
+@register_model
+def mine_in_mlflow(pretrained=False, num_classes=10, in_chans=1, **kwargs):
+    return nn.Sequential(nn.Flatten(1), nn.Linear(64, beside_mine.classes(num_classes)))
+"""
+BESIDE = "import scipy.special\nimport torch.nn\n\n\ndef classes(number):\n    return number\n"
+LOAD = """
+import sys, mlflow, numpy
+model = mlflow.pyfunc.load_model(sys.argv[1])
+print(model.predict(numpy.ones((2, 1, 8, 8), numpy.float32)).tolist())
+"""
+
+
+def test_a_network_of_ones_own_is_loaded_where_its_recipe_is_not(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from robustprune.artifacts.dense import save_model
+    from robustprune.models import create_model
+    from robustprune.recipe.imports import run_imports
+
+    (tmp_path / "beside_mine.py").write_text(BESIDE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text(NETWORK)
+    assert run_imports(["mine.py"], tmp_path) == []
+    results = {**RESULTS, "params": {**RESULTS["params"], "imports": ["../elsewhere/mine.py"]}}
+    folder = write_folder(world.runs / "tiny" / "own", results)
+    shutil.copy(tmp_path / "mine.py", folder / "imports")
+    options = {"name": "mine_in_mlflow", "num_classes": 10, "in_chans": 1}
+    model = create_model(**options).eval()
+    for entry in results["networks"]:
+        save_model(folder / entry["model"], model, masks={}, metadata={"model": options})
+    import_run(folder, options=world.options, runs=world.runs, warn=world.warnings.append)
+    run = world.client.get_run(world.ids(folder)["dense"])
+    model_id = run.outputs.model_outputs[0].model_id
+    place = world.client.get_logged_model(model_id).artifact_location.removeprefix("file://")
+    place = place.replace("%20", " ")
+    command = [sys.executable, "-c", LOAD, place]
+    found = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path.parent
+    )
+    assert found.returncode == 0, found.stderr
+    with torch.no_grad():
+        expected = model(torch.ones(2, 1, 8, 8))
+    assert torch.allclose(torch.tensor(json.loads(found.stdout)), expected)
+    lines = (Path(place) / "requirements.txt").read_text().splitlines()
+    names = {line.partition("==")[0] for line in lines if not line.startswith("#")}
+    assert {"mlflow", "scipy", "timm", "torch"} < names
+    assert "robustprune" not in names  # no index has it
+    assert all(version(name) for name in names)

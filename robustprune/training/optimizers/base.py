@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from robustprune.errors import ContractError
 from robustprune.parts import Part
 
 if TYPE_CHECKING:
@@ -27,3 +28,16 @@ class OptimizerPart(Part):
             parameters: tensors, or groups of them as torch.optim takes them.
         """
         raise TypeError(f"{type(self).__name__} must define build(parameters)")
+
+    def built(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> Optimizer:
+        """What `build` makes, if it is an optimizer.
+
+        Raises:
+            ContractError: it is something else.
+        """
+        optimizer = self.build(parameters)
+        if hasattr(optimizer, "param_groups"):
+            return optimizer
+        name, found = self.registered_name, type(optimizer).__name__
+        message = f"optimizer '{name}' must build a torch.optim.Optimizer; got {found}."
+        raise ContractError(self, message)
