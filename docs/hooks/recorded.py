@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import Files
+from mkdocs.structure.files import File, Files
 from pages import ROOT, add
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,8 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in tables:
         more = _contents(tables) if path == RESULTS / "README.md" else ""
         add(files, config, recorded_page(path), _recorded(path) + more)
-    for report in sorted(RESULTS.rglob("report.html")):
-        add(files, config, recorded_page(report), report.read_text(encoding="utf-8"))
+    for picture in sorted(RESULTS.rglob("*.png")):
+        files.append(File.generated(config, recorded_page(picture), abs_src_path=str(picture)))
     add(files, config, "reference/recipes.md", recipes_page())
     return files
 
