@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from prepared import prepared
 from ratio import alternate, ratio, table, write
 from step import REFERENCE
 from torch import Tensor
 
 from robustprune.adapters.lirpa_library import lirpa
-from robustprune.masking import attach
 from robustprune.models import create_model
 from robustprune.objectives import create
 from robustprune.types import Progress
 
 EPS, DENSITY = 2 / 255, 0.1
-PHASES = {0.0: Progress(phase="prune"), 0.5: Progress(fraction=0.5, epochs=2)}
+PROGRESS = {0.0: Progress(stage="prune"), 0.5: Progress(fraction=0.5, epochs=2)}
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     labels = torch.arange(arguments.batch) % 10
     rows = []
     for model in arguments.models:
-        for beta in PHASES:
+        for beta in PROGRESS:
             sides = {"ours": ours(model, beta, images, labels)}
             if beta == 0:
                 sides["auto-LiRPA"] = floor(model, images, labels)
@@ -76,17 +76,16 @@ def ours(
 ) -> Callable[[], None]:
     """The objective on masked weights, and SGD on the scores."""
     objective = create("crown_ibp", eps=EPS, ramp={"epochs": 2}, fusion=fusion)
-    masked = attach(create_model(name, num_classes=10), density=DENSITY)
-    masked.model.requires_grad_(False)
-    for scores in masked.score_parameters():
-        scores.requires_grad_(True)
-    optimizer = torch.optim.SGD(masked.score_parameters(), lr=1e-3, momentum=0.9)
+    pruning = prepared(create_model(name, num_classes=10), density=DENSITY)
+    masked = pruning.masked
+    optimizer = torch.optim.SGD(pruning.trained, lr=1e-3, momentum=0.9)
 
     def step() -> None:
-        with masked.materialised():
-            objective(masked.model, images, labels, PHASES[beta]).total.backward()
+        with masked.cached():
+            objective(masked.model, images, labels, PROGRESS[beta]).total.backward()
         optimizer.step()
         optimizer.zero_grad()
+        pruning.select()
 
     return step
 

@@ -29,7 +29,7 @@ from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound
 from robustprune.datasets import create as create_dataset
-from robustprune.masking import attach
+from robustprune.masking import allocations, attach, select, structures
 from robustprune.models import backbones, create_model
 from robustprune.pipeline.evaluation import evaluate, parts_of
 from robustprune.seeding import fork
@@ -71,7 +71,16 @@ def _network(name: str, density: float) -> SavedModel:
     options = {"name": name, "num_classes": 10, **shape}
     with fork(0, name):
         model = create_model(**options).eval()
-        masks = attach(model, density=density, scores="random").bake()
+        masked = attach(model)
+        masked.set(
+            select(
+                {name: torch.rand_like(weight) for name, weight in masked.weights.items()},
+                density,
+                allocation=allocations.create("uniform"),
+                structure=structures.create("weight"),
+            )
+        )
+        masks = masked.bake()
     return SavedModel(model, masks, {"model": options, "density": density})
 
 

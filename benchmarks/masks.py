@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from floors import OBJECTIVES, step_of
+from prepared import Prepared, prepared
 from ratio import alternate, table, write
 from step import MODELS, ROUNDS
 
-from robustprune.masking import MaskedModel, attach
 from robustprune.models import create_model
 
 PARTS = ("select", "open", "backward")
@@ -57,17 +57,17 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         dense = create_model(name, num_classes=10).to(memory_format=layout)  # type: ignore[call-overload]
         sides[floor] = step_of(OBJECTIVES[floor], dense, images, labels)
     network = create_model(name, num_classes=10).to(memory_format=layout)  # type: ignore[call-overload]
-    network.requires_grad_(False)
-    masked = attach(network, density=arguments.density)
-    sides |= _parts(masked)
+    pruning = prepared(network, density=arguments.density)
+    sides |= _parts(pruning)
     times = alternate(sides, rounds=arguments.rounds or ROUNDS.get(name, 2), warm_up=1)
-    row = {"model": name, "prunable": masked.prunable, "times": times}
+    row = {"model": name, "prunable": pruning.masked.prunable, "times": times}
     print({side: statistics.median(values) for side, values in times.items()}, flush=True)
     return row
 
 
-def _parts(masked: MaskedModel) -> dict[str, Callable[[], object]]:
-    layers = [masked.model.get_submodule(name) for name in masked.masks]
+def _parts(pruning: Prepared) -> dict[str, Callable[[], object]]:
+    masked = pruning.masked
+    layers = [masked.model.get_submodule(layer.name) for layer in masked.report()]
     gradients = [torch.ones_like(layer.weight) for layer in layers]
     weights: list[torch.Tensor] = []
 
@@ -76,10 +76,10 @@ def _parts(masked: MaskedModel) -> dict[str, Callable[[], object]]:
 
     def backward() -> None:
         torch.autograd.backward(weights, gradients)
-        for scores in masked.score_parameters():
+        for scores in masked.scores.values():
             scores.grad = None
 
-    return {"select": masked.select, "open": opened, "backward": backward}
+    return {"select": pruning.select, "open": opened, "backward": backward}
 
 
 def _arguments() -> argparse.Namespace:

@@ -22,15 +22,15 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from prepared import Prepared, prepared
 
 import robustprune as rp
-from robustprune.masking import MaskedModel
 from robustprune.objectives import Objective
 from robustprune.pipeline.results import environment
 from robustprune.types import Progress
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
-PRUNE = Progress(phase="prune")
+PRUNE = Progress(stage="prune")
 HALF = Progress(fraction=0.5, epochs=2)  # half-way up a ramp of two epochs
 SETTINGS: dict[str, tuple[str, dict[str, Any], Progress]] = {
     "benign": ("benign", {}, PRUNE),
@@ -78,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     images, labels = torch.rand(arguments.batch, 3, 32, 32), torch.arange(arguments.batch) % 10
     objective, benign = rp.objectives.create(name, **options), rp.objectives.create("benign")
-    masked, plain = (_masked(model) for _ in range(2))
+    masked, plain = (prepared(rp.create_model(model, num_classes=10)) for _ in range(2))
     before = _peak()
     times: list[float] = []
     floor: list[float] = []
@@ -134,32 +134,24 @@ def _in_a_process(arguments: argparse.Namespace, model: str, setting: str) -> di
     return row
 
 
-def _masked(name: str) -> MaskedModel:
-    masked = rp.masking.attach(rp.create_model(name, num_classes=10), density=0.1)
-    for parameter in masked.model.parameters():
-        parameter.requires_grad_(False)
-    for scores in masked.score_parameters():
-        scores.requires_grad_(True)
-    return masked
-
-
 def _step(
     objective: Objective,
-    masked: MaskedModel,
+    pruning: Prepared,
     images: torch.Tensor,
     labels: torch.Tensor,
     progress: Progress,
 ) -> tuple[float, float]:
-    start = perf_counter()
-    with masked.materialised():
+    start, masked = perf_counter(), pruning.masked
+    with masked.cached():
         loss = objective(masked.model, images, labels, progress)
         loss.total.backward()
         objective.after_backward()
     with torch.no_grad():
-        for scores in masked.score_parameters():
+        for scores in masked.scores.values():
             assert scores.grad is not None
             scores -= 0.1 * scores.grad
             scores.grad = None
+        pruning.select()
     return perf_counter() - start, float(loss.total.detach())
 
 

@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from prepared import prepared
 from ratio import Times, ratio, table, write
 
 from robustprune.datasets import Splits
@@ -28,8 +29,6 @@ from robustprune.datasets.source import TensorSource
 from robustprune.models import create_model
 from robustprune.parts import build
 from robustprune.pipeline.compute import Compute
-from robustprune.pipeline.phases import pruning
-from robustprune.pruners import create as create_pruner
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer
@@ -105,8 +104,7 @@ def work(arguments: argparse.Namespace) -> None:
     recipe = build(Recipe, document)
     torch.manual_seed(0)  # each process starts from the same weights
     network = create_model("cnn_small", num_classes=10)
-    pruner = create_pruner("hydra")
-    (phase,) = pruning(recipe, "hydra", pruner, pruner.attach(network, 0.1))
+    stage, masked, method = prepared(network, options=recipe.stages)
     source = Clocked(BATCH * (WARM_UP + arguments.steps + 1))
     data = Splits(source, None, None, num_classes=10, channels=3, image_size=32)
     with Compute(recipe.compute) as compute, TemporaryDirectory() as folder:
@@ -118,7 +116,7 @@ def work(arguments: argparse.Namespace) -> None:
             seed=0,
             console=Console(quiet=True),
         )
-        trainer.run(phase, network, Path(folder) / "state.pt")
+        trainer.train("hydra", stage, masked, method, Path(folder) / "state.pt")
         first, last = source.moments[WARM_UP], source.moments[WARM_UP + arguments.steps]
         if compute.shard.is_main:
             arguments.worker.write_text(json.dumps((last - first) / arguments.steps))

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from prepared import Prepared, prepared
 from ratio import Peak, alternate, table, write
 from torch import nn
 
-from robustprune.masking import MaskedModel, attach
 from robustprune.objectives import create
 from robustprune.types import Progress
 
@@ -64,13 +64,10 @@ def measure(point: dict[str, int], rounds: int) -> dict[str, Any]:
     """One size: seconds and MiB of a step, and seconds of what is the masks'."""
     usual = {"width": 1, "hidden": 100, "batch": 128}
     width, hidden, batch = (usual | point).values()
-    masked = attach(network(width, hidden * width), density=0.1)
-    masked.model.requires_grad_(False)
-    for scores in masked.score_parameters():
-        scores.requires_grad_(True)
-    peak = Peak()
+    pruning = prepared(network(width, hidden * width))
+    masked, peak = pruning.masked, Peak()
     times = alternate(
-        {"step": _step(masked, batch), "masks": _masks(masked)}, rounds=rounds, warm_up=2
+        {"step": _step(pruning, batch), "masks": _masks(pruning)}, rounds=rounds, warm_up=2
     )
     size = {"width": width, "hidden": hidden * width, "batch": batch, "prunable": masked.prunable}
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -86,29 +83,33 @@ def network(width: int, hidden: int) -> nn.Module:
     return nn.Sequential(*convolutions, *linears)
 
 
-def _step(masked: MaskedModel, batch: int) -> Callable[[], None]:
+def _step(pruning: Prepared, batch: int) -> Callable[[], None]:
     objective = create("trades", step_size=2 / 255)
     images, labels = torch.rand(batch, 3, 32, 32), torch.randint(10, (batch,))
-    optimizer = torch.optim.SGD(masked.score_parameters(), lr=1e-3, momentum=0.9)
+    masked = pruning.masked
+    optimizer = torch.optim.SGD(pruning.trained, lr=1e-3, momentum=0.9)
 
     def step() -> None:
-        with masked.materialised():
+        with masked.cached():
             objective(masked.model, images, labels, Progress()).total.backward()
         optimizer.step()
         optimizer.zero_grad()
+        pruning.select()
 
     return step
 
 
-def _masks(masked: MaskedModel) -> Callable[[], None]:
+def _masks(pruning: Prepared) -> Callable[[], None]:
     """All that a step does for masks: selection, forward, and backward through them."""
-    layers = [masked.model.get_submodule(name) for name in masked.masks]
+    masked = pruning.masked
+    layers = [masked.model.get_submodule(layer.name) for layer in masked.report()]
     gradients = [torch.ones_like(layer.weight) for layer in layers]
 
     def work() -> None:
-        with masked.materialised():
+        pruning.select()
+        with masked.cached():
             torch.autograd.backward([layer.weight for layer in layers], gradients)
-        for scores in masked.score_parameters():
+        for scores in masked.scores.values():
             scores.grad = None
 
     return work

@@ -69,10 +69,10 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
     phases: dict[str, Any] = {}
     measured: dict[str, Any] = {"batch": arguments.batch}
     for setting in scaling_costs.settings(recipe, device=device):
-        name = setting.phase.name
+        name = setting.stage.name
         options = {"batch": arguments.batch, "size": size, "rounds": rounds}
         phases[name] = found = scaling_costs.measure(setting, **options)
-        kept = {"noise": found["noise"], "batch": setting.phase.batch_size, "rounds": rounds}
+        kept = {"noise": found["noise"], "batch": setting.options.batch_size, "rounds": rounds}
         found["state"] = scaling_rest.keeping(setting, **kept)
         if name == "finetune":
             (attack,) = [part for part in recipe.evaluate if part.registered_name == "pgd"]

@@ -1,6 +1,6 @@
-"""What one step of each phase costs on this machine: operations, operators, bytes and seconds.
+"""What one step of each stage costs on this machine: operations, operators, bytes and seconds.
 
-Phases, objective and optimizers are those of a recipe. Operations, operators and bytes are the same
+Stages, objective and optimizers are those of a recipe. Operations, operators and bytes are the same
 on every machine; only ``seconds`` are not.
 """
 
@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from prepared import STAGES, Prepared, prepared
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,13 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import robustprune as rp
 from robustprune.masking import MaskedModel
-from robustprune.masking.topk import keep_largest
+from robustprune.masking.selection import keep_largest
 from robustprune.objectives import Objective
-from robustprune.pipeline.phases import pretraining, pruning
-from robustprune.pruners import create as create_pruner
-from robustprune.recipe import Recipe
-from robustprune.training.checkpoint import PhaseState
-from robustprune.training.phase import Phase
+from robustprune.pruners import Stage
+from robustprune.recipe import Recipe, StageOptions
+from robustprune.training.state import StageState
 from robustprune.types import Progress
 
 FLOAT = 4
@@ -39,52 +38,67 @@ _NO_KERNEL = ("detach", "alias", "view", "reshape", "expand", "t.default", "empt
 
 @dataclass
 class Setting:
-    """A phase of a network, ready for steps."""
+    """A stage of a network, ready for steps."""
 
-    phase: Phase
-    model: nn.Module
-    masked: MaskedModel | None
+    prepared: Prepared
     objective: Objective
     optimizer: torch.optim.Optimizer
     device: torch.device
 
+    @property
+    def stage(self) -> Stage:
+        """The stage."""
+        return self.prepared.stage
+
+    @property
+    def options(self) -> StageOptions:
+        """How it trains."""
+        assert self.stage.options is not None
+        return self.stage.options
+
+    @property
+    def masked(self) -> MaskedModel:
+        """The masks; none of a dense network."""
+        return self.prepared.masked
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.masked.model
+
     def step(self, images: Tensor, labels: Tensor, *, autocast: bool = False) -> None:
         """As the loop takes it."""
         precision = torch.autocast(self.device.type, torch.bfloat16) if autocast else nullcontext()
-        with self.phase.materialised():
+        with self.masked.cached():
             with precision:
-                loss = self.objective(self.model, images, labels, Progress(phase=self.phase.name))
+                loss = self.objective(self.model, images, labels, Progress(stage=self.stage.name))
             loss.total.backward()
         self.objective.after_backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.prepared.select()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 def settings(recipe: Recipe, *, device: torch.device) -> Iterator[Setting]:
-    """The three phases, each of a network of its own."""
-    for name in ("pretrain", "prune", "finetune"):
+    """The three stages, each of a network of its own."""
+    assert recipe.prune is not None
+    for name in STAGES:
         model = rp.create_model(recipe.model.name, num_classes=recipe.data.num_classes)  # type: ignore[attr-defined]
-        masked, phases = None, pretraining(recipe, "dense", model)
-        if name != "pretrain":
-            assert recipe.prune is not None
-            pruner = create_pruner("hydra")
-            masked = pruner.attach(model, recipe.prune.densities[0])
-            phases = pruning(recipe, "hydra", pruner, masked)
-        (phase,) = [candidate for candidate in phases if candidate.name == name]
-        model.requires_grad_(False).to(device).train()
-        for parameter in phase.moving():
-            parameter.requires_grad_(True)
-        optimizer = phase.build_optimizer()
+        density = recipe.prune.densities[0]
+        found = prepared(model.to(device), name, density=density, options=recipe.stages)
+        found.method.train_mode(found.stage, found.masked)
+        groups = found.method.param_groups(found.stage, found.masked)
+        optimizer = recipe.stages[name].optimizer.build(groups)  # type: ignore[attr-defined]
         for group in optimizer.param_groups:
             group["foreach"] = True  # what torch chooses on a GPU, and fewer operators
         objective: Objective = recipe.objective.fresh()  # type: ignore[attr-defined]
-        yield Setting(phase, model, masked, objective, optimizer, device)
+        yield Setting(found, objective, optimizer, device)
 
 
 def measure(setting: Setting, *, batch: int, size: int, rounds: int) -> dict[str, Any]:
-    """One phase; seconds are of ``batch`` images."""
+    """One stage; seconds are of ``batch`` images."""
     images, labels = _images(setting, batch, size), torch.arange(batch, device=setting.device)
     setting.step(images, labels)
     times = [_clocked(lambda: setting.step(images, labels)) for _ in range(rounds)]
@@ -93,11 +107,10 @@ def measure(setting: Setting, *, batch: int, size: int, rounds: int) -> dict[str
     operators, selecting = _operators(lambda: setting.step(images, labels)), 0
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         setting.model(images)
-    moving = sum(tensor.numel() for tensor in setting.phase.moving())
-    weights = setting.masked.prunable if setting.masked else 0
-    learning = setting.masked is not None and setting.masked.learning
-    if setting.masked and learning:
-        chosen = _operators(setting.masked.select)
+    moving = sum(tensor.numel() for tensor in setting.prepared.trained)
+    weights, learning = setting.masked.prunable, bool(setting.masked.scores)
+    if learning:
+        chosen = _operators(setting.prepared.select)
         operators, selecting = operators - chosen, chosen + _selecting(setting.masked)
     saved = {p: _saved(setting, size, autocast=p == "bf16") for p in ("fp32", "bf16")}
     return {
@@ -131,10 +144,15 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def state_of(setting: Setting) -> PhaseState:
-    """What a resumed phase would start from."""
-    model, optimizer = setting.model.state_dict(), setting.optimizer.state_dict()
-    return PhaseState(model=model, optimizer=optimizer, objective=setting.objective.state_dict())
+def state_of(setting: Setting) -> StageState:
+    """What a resumed stage would start from."""
+    return StageState(
+        begun=True,
+        model=setting.model.state_dict(),
+        initial=setting.masked.initial,
+        optimizer=setting.optimizer.state_dict(),
+        processes=[{"objective": setting.objective.state_dict()}],
+    )
 
 
 def _operators(work: Callable[[], object]) -> int:
@@ -145,8 +163,9 @@ def _operators(work: Callable[[], object]) -> int:
 
 def _selecting(masked: MaskedModel) -> int:
     """Operators of `keep_largest` as a GPU runs it: numpy's way is for a CPU's float32 only."""
-    importance = {mask.scores.abs().bfloat16(): mask.kept for mask in masked.masks.values()}
-    return _operators(lambda: [keep_largest(scores, kept) for scores, kept in importance.items()])
+    masks = masked.masks
+    pairs = [(s.detach().abs().bfloat16(), int(masks[n].sum())) for n, s in masked.scores.items()]
+    return _operators(lambda: [keep_largest(importance, kept) for importance, kept in pairs])
 
 
 def _norms(model: nn.Module) -> dict[str, int]:
@@ -157,14 +176,14 @@ def _norms(model: nn.Module) -> dict[str, int]:
 
 def _state(setting: Setting) -> dict[str, int]:
     tensors = [*setting.model.parameters(), *setting.model.buffers()]
-    masks = list(setting.masked.masks.values()) if setting.masked else []
     momenta = [value for state in setting.optimizer.state.values() for value in state.values()]
-    scores, stored = ([m.scores for m in masks], [t for m in masks for t in (m.mask, m.initial)])
-    every, of_scores, of_masks = _bytes(tensors), _bytes(scores), _bytes(stored)
+    of_scores = _bytes(setting.masked.scores.values())
+    of_masks = _bytes(setting.masked.masks.values())
+    first = _bytes((setting.masked.initial or {}).values())  # turnover is counted against it
     return {
-        "weights": every - of_scores - of_masks,
+        "weights": _bytes(tensors) - of_scores - of_masks,
         "scores": of_scores,
-        "masks": of_masks,
+        "masks": of_masks + first,
         "momenta": _bytes(momenta),
     }
 

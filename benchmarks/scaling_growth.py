@@ -27,7 +27,7 @@ def growth(study: Study) -> dict[str, Any]:
 
 def _gpus(study: Study, precision: str) -> Figures:
     """More GPUs, with the same batch and with one that grows with them."""
-    batch = study.recipe.phase("prune").batch_size
+    batch = study.recipe.stages["prune"].batch_size
     fair = study.step("prune", precision, GPUS)["step"]
     steps = {}
     for times in GROWTH:
@@ -44,7 +44,7 @@ def _gpus(study: Study, precision: str) -> Figures:
 
 def _networks(study: Study, precision: str) -> Figures:
     """More weights in as many layers, whose operations grow with them; and more layers."""
-    batch = study.recipe.phase("prune").batch_size
+    batch = study.recipe.stages["prune"].batch_size
     work, state = study.work("prune", precision), study.measured["phases"]["prune"]["state"]
     keys = ("image", "gradients", "touched", "selected", "state")
     wide = [replace(work, **{key: t * getattr(work, key) for key in keys}) for t in GROWTH]

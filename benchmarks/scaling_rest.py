@@ -62,7 +62,7 @@ def drawing(*, images: int, batch: int, size: int, rounds: int) -> dict[str, flo
 
 
 def keeping(setting: Setting, *, noise: float, batch: int, rounds: int) -> dict[str, float]:
-    """The state of a phase after an epoch: bytes of the file, seconds to write and to digest it.
+    """The state of a stage after an epoch: bytes of the file, seconds to write and to digest it.
 
     Args:
         setting: after a step at least.
@@ -71,7 +71,7 @@ def keeping(setting: Setting, *, noise: float, batch: int, rounds: int) -> dict[
         rounds: how often each is clocked.
     """
     state = state_of(setting)
-    state.objective = {}
+    state.processes = []
     momenta = [v for s in state.optimizer["state"].values() for v in s.values()]
     tensors = [t for t in [*state.model.values(), *momenta] if isinstance(t, torch.Tensor)]
     with TemporaryDirectory() as folder:

@@ -45,13 +45,13 @@ class Study:
     def step(self, name: str, precision: str, world: int, **options: Any) -> dict[str, float]:
         """Seconds of the parts of a step."""
         work = options.pop("work", self.work(name, precision))
-        batch = options.pop("batch", self.recipe.phase(name).batch_size)
+        batch = options.pop("batch", self.recipe.stages[name].batch_size)
         cluster = self.clusters[precision]
         return step(work, cluster, batch=batch, world=world, read=self.read, **options)
 
     def hours(self, name: str, precision: str, world: int, *, grown: int = 1) -> float:
         """A whole phase, on ``grown`` times as many images."""
-        options, found = self.recipe.phase(name), self.measured["phases"][name]
+        options, found = self.recipe.stages[name], self.measured["phases"][name]
         images = grown * self.training
         source = TensorSource(torch.empty(images, 0), torch.empty(images, dtype=torch.uint8))
         steps = source.steps(options.batch_size, world=world) * self.recipe.objective.repeats

@@ -103,7 +103,7 @@ def time(study: Study) -> dict[str, Any]:
     rows = []
     for precision in study.clusters:
         for name in NAMES:
-            epochs = study.recipe.phase(name).epochs
+            epochs = study.recipe.stages[name].epochs
             hours = [study.hours(name, precision, world) for world in WORLDS]
             rows.append([f"{name}, {epochs} epochs, {precision}", *_scaled(hours)])
     hours = [study.attacking(world) for world in WORLDS]
@@ -141,7 +141,7 @@ def spaces(study: Study) -> dict[str, Any]:
     rows = []
     for precision in study.clusters:
         for name in NAMES:
-            work, batch = study.work(name, precision), study.recipe.phase(name).batch_size
+            work, batch = study.work(name, precision), study.recipe.stages[name].batch_size
             sizes = [memory(work, batch=batch, world=world) / GIB for world in WORLDS]
             rows.append([f"{name}, {precision}", *(f"{size:.1f}" for size in sizes)])
     return _table("Memory", ["GiB a GPU", *map(_gpus, WORLDS)], rows)

@@ -68,7 +68,7 @@ def report(arguments: argparse.Namespace, runs: list[dict[str, Any]]) -> str:
         "",
         f"Gain of {arguments.method} over {arguments.baseline}, in points, mean of the paired",
         "differences ± their standard error. A method that learns its masks trains for the prune",
-        "phase's epochs more than one that does not, unless the latter has `equal_compute`.",
+        "stage's epochs more than one that does not, unless the latter has `equal_compute`.",
         "",
         _row(["density", *accuracies]),
         _row(["---:"] * (1 + len(accuracies))),

@@ -1,7 +1,7 @@
 """What a training step costs, beside the least that its objective needs on a dense network.
 
     python benchmarks/step.py
-    python benchmarks/step.py --models cnn_small --phases prune --objectives trades
+    python benchmarks/step.py --models cnn_small --stages prune --objectives trades
     python benchmarks/step.py --models cnn_small vgg16_bn_cifar --reference PATH --memory
 
 Our side is the loop itself, with a source that hands out one batch again and again; while it waits
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from floors import BETA, EPS, OBJECTIVES, SIGMA, STEP, reference_step, step_of
+from prepared import prepared
 from ratio import Peak, Times, ratio, table, write
 from torch import nn
 
@@ -36,13 +37,9 @@ from robustprune.datasets import Splits
 from robustprune.datasets.source import TensorSource, TrainingBatch
 from robustprune.models import create_model
 from robustprune.parts import build
-from robustprune.pipeline.phases import pretraining, pruning
-from robustprune.pruners import create as create_pruner
 from robustprune.recipe import Recipe
-from robustprune.rows import Rows
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer
-from robustprune.training.phase import Phase
 from robustprune.types import Images
 
 MODELS = ("cnn_small", "cnn_large", "vgg16_bn_cifar", "resnet18_cifar", "wrn_28_4")
@@ -75,7 +72,7 @@ class Clocked(TensorSource):
     def batches(self, batch_size: int, **options: Any) -> Iterator[TrainingBatch]:
         for _ in range(self.count):
             start = perf_counter()
-            yield TrainingBatch(self.images, self.labels, Rows(len(self.labels)))
+            yield TrainingBatch(self.images, self.labels, len(self.labels))
             self.times["ours"].append(perf_counter() - start)
             for name, other in self.others.items():
                 start = perf_counter()
@@ -93,8 +90,8 @@ def main() -> None:
         return
     rows = []
     for model, objective in itertools.product(arguments.models, arguments.objectives):
-        for phase, density in _settings(arguments):
-            row = measure(arguments, model, objective, phase, density)
+        for stage, density in _settings(arguments):
+            row = measure(arguments, model, objective, stage, density)
             rows.append(row)
             print(json.dumps({k: v for k, v in row.items() if k != "times"}), flush=True)
     command = " ".join(["python benchmarks/step.py", *_shown(arguments)])
@@ -102,20 +99,20 @@ def main() -> None:
 
 
 def measure(
-    arguments: argparse.Namespace, model: str, objective: str, phase: str, density: float
+    arguments: argparse.Namespace, model: str, objective: str, stage: str, density: float
 ) -> dict[str, Any]:
-    """One network in one phase under one objective; all sides by turns."""
+    """One network in one stage under one objective; all sides by turns."""
     others = {"floor": floor(arguments, model, objective)}
-    if arguments.reference and (objective, phase) == ("trades", "prune"):
+    if arguments.reference and (objective, stage) == ("trades", "prune"):
         others["reference"] = reference(arguments, model, density)
     rounds = arguments.rounds or ROUNDS.get(model, 3)
-    times = ours(arguments, model, objective, phase, density, rounds + 1, others)
+    times = ours(arguments, model, objective, stage, density, rounds + 1, others)
     times = {name: values[1:] for name, values in times.items()}
-    row = {"model": model, "objective": objective, "phase": phase, "density": density}
+    row = {"model": model, "objective": objective, "stage": stage, "density": density}
     row |= {"seconds": statistics.median(times["ours"]), "times": times}
     row |= {name: ratio(times, "ours", name) for name in others}
     if arguments.memory:
-        setting = (model, objective, phase, density)
+        setting = (model, objective, stage, density)
         row["mib"] = {side: _peak_of(arguments, side, *setting) for side in times}
     return row
 
@@ -124,12 +121,12 @@ def ours(
     arguments: argparse.Namespace,
     model: str,
     objective: str,
-    phase: str,
+    stage: str,
     density: float,
     steps: int,
     others: dict[str, Step],
 ) -> Times:
-    """Steps of our loop, from a recipe's own phases."""
+    """Steps of our loop, in a recipe's own stage."""
     network = _placed(arguments, create_model(model, num_classes=10))
     options = {"batch_size": arguments.batch, "epochs": 1, "optimizer": {"lr": 1e-3}}
     document = {
@@ -142,12 +139,7 @@ def ours(
         "finetune": options,
     }
     recipe = build(Recipe, document)
-    phases: list[Phase]
-    if phase == "pretrain":
-        phases = pretraining(recipe, model, network)
-    else:
-        pruner = create_pruner("hydra")
-        phases = pruning(recipe, model, pruner, pruner.attach(network, density))
+    stage, masked, method = prepared(network, stage, density=density, options=recipe.stages)
     source = Clocked(_batch(arguments), steps, others)
     trainer = Trainer(
         accelerator=Accelerator(cpu=True),
@@ -158,8 +150,7 @@ def ours(
         console=Console(quiet=True),
     )
     with TemporaryDirectory() as folder:
-        (found,) = [candidate for candidate in phases if candidate.name == phase]
-        trainer.run(found, network, Path(folder) / "state.pt")
+        trainer.train(model, stage, masked, method, Path(folder) / "state.pt")
     return source.times
 
 
@@ -188,12 +179,12 @@ def reference(arguments: argparse.Namespace, model: str, density: float) -> Step
 
 def alone(arguments: argparse.Namespace) -> float:
     """By how many MiB one side's steps raise this process's peak."""
-    side, model, objective, phase, density = json.loads(arguments.alone)
+    side, model, objective, stage, density = json.loads(arguments.alone)
     floor(arguments, "cnn_small", objective)()  # threads and libraries take their own
     importlib.import_module("torchattacks")
     peak = Peak()
     if side == "ours":
-        ours(arguments, model, objective, phase, density, 2, {})
+        ours(arguments, model, objective, stage, density, 2, {})
     else:
         step = (
             floor(arguments, model, objective)
@@ -213,16 +204,16 @@ def _peak_of(arguments: argparse.Namespace, *setting: Any) -> float:
 
 def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     sides = [side for side in ("floor", "reference") if any(side in row for row in rows)]
-    heads = ["network", "objective", "phase", "density", "s a step", *(f"× {s}" for s in sides)]
+    heads = ["network", "objective", "stage", "density", "s a step", *(f"× {s}" for s in sides)]
     heads += [f"MiB, {side}" for side in ("ours", *sides)] if arguments.memory else []
     cells = []
     for row in rows:
         times = [f"{row['seconds']:.3g}", *(f"{row[s]:.3f}" if s in row else "" for s in sides)]
-        density = "" if row["phase"] == "pretrain" else f"{row['density']:g}"
+        density = "" if row["stage"] == "pretrain" else f"{row['density']:g}"
         memory = [f"{row['mib'][s]:.0f}" if s in row["mib"] else "" for s in ("ours", *sides)] if (
             arguments.memory
         ) else []  # fmt: skip
-        cells.append([row["model"], row["objective"], row["phase"], density, *times, *memory])
+        cells.append([row["model"], row["objective"], row["stage"], density, *times, *memory])
     about = (
         f"Batch {arguments.batch}, {'channels-last' if arguments.channels_last else 'contiguous'}. "
         "Medians, and ratios of medians of sides that took turns."
@@ -231,9 +222,9 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
 
 
 def _settings(arguments: argparse.Namespace) -> list[tuple[str, float]]:
-    """Phases and densities; a dense network has one density."""
-    found = [(p, d) for p in arguments.phases for d in arguments.densities if p != "pretrain"]
-    return [("pretrain", 1.0), *found] if "pretrain" in arguments.phases else found
+    """Stages and densities; a dense network has one density."""
+    found = [(p, d) for p in arguments.stages for d in arguments.densities if p != "pretrain"]
+    return [("pretrain", 1.0), *found] if "pretrain" in arguments.stages else found
 
 
 def _batch(arguments: argparse.Namespace) -> Images:
@@ -269,8 +260,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--objectives", nargs="+", default=list(OPTIONS), choices=OPTIONS)
-    phases = ["pretrain", "prune", "finetune"]
-    parser.add_argument("--phases", nargs="+", default=phases, choices=phases)
+    stages = ["pretrain", "prune", "finetune"]
+    parser.add_argument("--stages", nargs="+", default=stages, choices=stages)
     parser.add_argument("--densities", nargs="+", type=float, default=[0.1, 0.01])
     parser.add_argument("--rounds", type=int, help="turns of each side (default: by network)")
     parser.add_argument("--batch", type=int, default=128)

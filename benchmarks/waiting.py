@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from prepared import prepared
 from ratio import table, write
 
 from robustprune.datasets import create as create_dataset
 from robustprune.datasets.source import TensorSource, TrainingBatch
 from robustprune.models import create_model
 from robustprune.parts import build
-from robustprune.pipeline.phases import pretraining
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer
@@ -60,7 +60,7 @@ def main() -> None:
     }
     recipe = build(Recipe, document)
     model = create_model("cnn_small", num_classes=10)
-    (phase,) = pretraining(recipe, "dense", model)
+    stage, masked, method = prepared(model, "pretrain", options=recipe.stages)
     trainer = Trainer(
         accelerator=Accelerator(cpu=True),
         objective=recipe.objective,  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def main() -> None:
     )
     with TemporaryDirectory() as folder:
         start = perf_counter()
-        trainer.run(phase, model, Path(folder) / "state.pt")
+        trainer.train("dense", stage, masked, method, Path(folder) / "state.pt")
         whole = perf_counter() - start
     row = {"steps": arguments.steps, "seconds": whole, "waited": source.waited}
     text = table(

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from robustprune.datasets import Dataset
     from robustprune.errors import UsageError
     from robustprune.evaluators import Evaluator
-    from robustprune.masking import allocations
+    from robustprune.masking import allocations, structures
     from robustprune.masking.allocations import Allocation
+    from robustprune.masking.structures import Structure
     from robustprune.models import create_model
     from robustprune.objectives import Loss, Objective
     from robustprune.pipeline import RunResult, run
-    from robustprune.pruners import LearnedPruner, OneShotPruner, Pruner
-    from robustprune.recipe import Recipe, load_recipe
+    from robustprune.pruners import Context, Method, Pruner, Stage
+    from robustprune.recipe import Recipe, StageChanges, StageOptions, load_recipe
     from robustprune.training import optimizers, schedules
     from robustprune.training.optimizers import OptimizerPart
     from robustprune.training.schedules import Schedule
@@ -40,20 +41,25 @@ _SUBPACKAGES = {
     "optimizers": "robustprune.training.optimizers",
     "pruners": "robustprune.pruners",
     "schedules": "robustprune.training.schedules",
+    "structures": "robustprune.masking.structures",
 }
 _NAMES = {
     "Allocation": "robustprune.masking.allocations",
     "Dataset": "robustprune.datasets",
     "Evaluator": "robustprune.evaluators",
-    "LearnedPruner": "robustprune.pruners",
+    "Context": "robustprune.pruners",
     "Loss": "robustprune.objectives",
     "Objective": "robustprune.objectives",
-    "OneShotPruner": "robustprune.pruners",
+    "Method": "robustprune.pruners",
     "OptimizerPart": "robustprune.training.optimizers",
     "Progress": "robustprune.types",
     "Pruner": "robustprune.pruners",
     "Recipe": "robustprune.recipe",
     "RunResult": "robustprune.pipeline",
+    "Stage": "robustprune.pruners",
+    "StageChanges": "robustprune.recipe",
+    "StageOptions": "robustprune.recipe",
+    "Structure": "robustprune.masking.structures",
     "Schedule": "robustprune.training.schedules",
     "UsageError": "robustprune.errors",
     "create_model": "robustprune.models",
@@ -63,18 +69,22 @@ _NAMES = {
 }
 __all__ = [
     "Allocation",
+    "Context",
     "Dataset",
     "Evaluator",
-    "LearnedPruner",
     "Loss",
+    "Method",
     "Objective",
-    "OneShotPruner",
     "OptimizerPart",
     "Progress",
     "Pruner",
     "Recipe",
     "RunResult",
     "Schedule",
+    "Stage",
+    "StageChanges",
+    "StageOptions",
+    "Structure",
     "UsageError",
     "__version__",
     "allocations",
@@ -89,6 +99,7 @@ __all__ = [
     "pruners",
     "run",
     "schedules",
+    "structures",
 ]
 
 

@@ -11,6 +11,7 @@ from robustprune.errors import UsageError, nearest
 FAMILIES = {
     "objectives": "robustprune.objectives",
     "pruners": "robustprune.pruners",
+    "structures": "robustprune.masking.structures",
     "allocations": "robustprune.masking.allocations",
     "evaluators": "robustprune.evaluators",
     "datasets": "robustprune.datasets",

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from robustprune.errors import UsageError
-from robustprune.sentences import shown
 
 
 def usable(path: str | Path) -> Path:
@@ -19,6 +18,8 @@ def usable(path: str | Path) -> Path:
             through a folder that may not be entered, or holds a NUL.
     """
     if flaw := _flaw(str(path)):
+        from robustprune.sentences import shown  # pydantic comes with it, and --help need not wait
+
         raise UsageError(f"{shown(path)} is no path that can be used: {flaw}. Name another.")
     return Path(path)
 

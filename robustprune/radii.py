@@ -6,6 +6,7 @@ an attack cannot reach the ball with, is refused where it is written.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -31,6 +32,7 @@ def check_radius(radius: float, norm: str = "linf") -> float:
     return radius
 
 
+@cache
 def default_step(eps: float, steps: int) -> float:
     """The length of an attack's step where none is given: a quarter of the ball's radius.
 

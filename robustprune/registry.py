@@ -8,6 +8,7 @@ asked for, so that neither ``--help`` nor a syntax error waits for them.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +34,7 @@ class Registry(Generic[P]):
         self._modules = modules
         self._loaded = False
         self._parts: dict[str, type[P]] = {}
+        self._modules_of: dict[str, str] = {}
 
     @property
     def singular(self) -> str:
@@ -50,6 +52,8 @@ class Registry(Generic[P]):
             raise UsageError(
                 f"{self.singular}: write @register('a_name') above {name!r}, not @register."
             )
+        # not the part's own module: one may register what another defines
+        module: str = sys._getframe(1).f_globals.get("__name__", "")
 
         def add(part: type[Q]) -> type[Q]:
             if part.__module__ not in self._modules:
@@ -75,7 +79,7 @@ class Registry(Generic[P]):
                     f"'{part.registered_name}'. Extend it, and register the subclass."
                 )
             part.registered_name = name
-            self._parts[name] = part
+            self._parts[name], self._modules_of[name] = part, module
             return part  # type: ignore[return-value]  # issubclass narrows it to type[P]
 
         return add
@@ -103,6 +107,11 @@ class Registry(Generic[P]):
             UsageError: unknown name, or an `InvalidError` that names every wrong option.
         """
         return build(self.get(name), fields)
+
+    def registered_by(self, module: str) -> list[str]:
+        """The names that a module, or one of a package, has registered, sorted."""
+        found = {name: self._modules_of.get(name, "") for name in self._parts}
+        return sorted(n for n, by in found.items() if f"{by}.".startswith(f"{module}."))
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""

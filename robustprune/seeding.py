@@ -1,4 +1,4 @@
-"""Every draw of randomness belongs to a name: (network, phase, epoch), (network, evaluator, batch).
+"""Every draw of randomness belongs to a name: (network, stage, epoch), (network, evaluator, batch).
 
 Nothing draws from the global generators across such a boundary, because others reseed them
 (torchattacks' AutoAttack does): a run with evaluators and one without write the same weights.

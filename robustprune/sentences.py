@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,19 @@ def sentence(detail: Any) -> str:
         return f"expected a list of {bound}; got {shown(value)}."
     message = str(detail["msg"]).removeprefix("Input ").removeprefix("String ").rstrip(".")
     return f"{message}; got {shown(value)}."
+
+
+def left_dense(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """``layers left dense in a, b: conv1``, a phrase for those that leave the same ones.
+
+    Args:
+        found: layers by network or pruner; those that leave none are passed over.
+    """
+    who: dict[str, list[str]] = {}
+    for name, layers in found.items():
+        if layers:
+            who.setdefault(", ".join(layers), []).append(name)
+    return [f"layers left dense in {', '.join(names)}: {layers}" for layers, names in who.items()]
 
 
 def no_list(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -37,8 +37,8 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def orderly() -> Iterator[Callable[[], bool]]:
-    """Let a block see to its own end; it is given what tells whether to stop.
+def orderly() -> Iterator[type[_Request]]:
+    """Let a block see to its own end; it is given the request, which may have ``arrived``.
 
     Raises:
         KeyboardInterrupt: the block has ended without having looked at a request.
@@ -46,7 +46,7 @@ def orderly() -> Iterator[Callable[[], bool]]:
     before = _Request.orderly
     _Request.orderly = True
     try:
-        yield lambda: _Request.arrived
+        yield _Request
         if _Request.arrived:
             raise KeyboardInterrupt
     finally:

@@ -7,26 +7,25 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-PhaseName = Literal["pretrain", "prune", "finetune"]
 Norm = Literal["linf", "l2"]
 
 
 class Progress(NamedTuple):
-    """Where a phase is; ramps and schedules are functions of it.
+    """Where a stage is; ramps and schedules are functions of it.
 
     Attributes:
         epoch: epochs finished, from 0.
         step: optimizer steps finished, from 0.
-        fraction: share of the phase's steps finished, in [0, 1).
-        epochs: epochs of the whole phase; ``fraction * epochs`` are finished, parts included.
-        phase: its name.
+        fraction: share of the stage's steps finished, in [0, 1).
+        epochs: epochs of the whole stage; ``fraction * epochs`` are finished, parts included.
+        stage: its name.
     """
 
     epoch: int = 0
     step: int = 0
     fraction: float = 0.0
     epochs: int = 1
-    phase: PhaseName = "pretrain"
+    stage: str = "pretrain"
 
 
 class Threat(NamedTuple):

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from robustprune.masking import MaskedModel, attach
+from robustprune.masking import MaskedModel
 from robustprune.plain import drop_parametrizations, plain_copy
+from tests.masks import pruned
 
 
 def network() -> nn.Sequential:
@@ -16,7 +17,7 @@ def network() -> nn.Sequential:
 
 
 def masked() -> MaskedModel:
-    return attach(network(), density=0.5)
+    return pruned(network(), 0.5)
 
 
 def images() -> torch.Tensor:
@@ -56,10 +57,9 @@ def test_the_original_is_untouched() -> None:
     assert [type(module) for module in model.modules()] == kinds
     assert [parameter.requires_grad for parameter in model.parameters()] == wanting
     assert all(module.training for module in model.modules())
-    scores = whole.score_parameters()
-    with whole.materialised():
+    with whole.cached():
         model(images()).sum().backward()
-    assert all(score.grad is not None for score in scores)
+    assert all(weight.grad is not None for weight in whole.weights.values())
 
 
 def test_copies_are_independent() -> None:
@@ -118,7 +118,7 @@ def test_all_of_a_layer_s_parametrizations_are_dropped_and_other_layers_left_alo
 def test_a_cache_that_is_open_does_not_matter() -> None:
     whole = masked()
     expected = whole.model.eval()(images())
-    with whole.materialised():
+    with whole.cached():
         twin = plain_copy(whole.model)
         assert torch.equal(whole.model(images()), expected)
     assert torch.equal(twin(images()), expected)
@@ -134,10 +134,8 @@ def test_dropout_is_an_identity(kind: type[nn.Module]) -> None:
 
 
 def test_channels_last_becomes_contiguous() -> None:
-    model = attach(
-        nn.Sequential(nn.Conv2d(2, 2, 2), nn.BatchNorm2d(2)).to(memory_format=torch.channels_last),
-        density=0.5,
-    ).model
+    layers = nn.Sequential(nn.Conv2d(2, 2, 2), nn.BatchNorm2d(2))
+    model = pruned(layers.to(memory_format=torch.channels_last), 0.5).model
     assert not model[0].weight.is_contiguous()
     twin = plain_copy(model)
     assert twin[0].weight.is_contiguous()

@@ -23,10 +23,10 @@ def test_a_stop_interrupts_at_once(number: signal.Signals) -> None:
 def work(seen: list[bool], *numbers: signal.Signals) -> None:
     """Orderly work that gets some signals and looks whether it is to stop after each."""
     with stoppable(), orderly() as asked:
-        seen.append(asked())
+        seen.append(asked.arrived)
         for number in numbers:
             send(number)
-            seen.append(asked())
+            seen.append(asked.arrived)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -50,7 +50,7 @@ def test_a_stop_does_not_outlive_the_work_that_it_was_for() -> None:
         with pytest.raises(KeyboardInterrupt), orderly():
             send(signal.SIGINT)
         with orderly() as asked:
-            assert not asked()
+            assert not asked.arrived
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
 

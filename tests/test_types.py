@@ -9,7 +9,7 @@ from robustprune.types import Images, Interval, Progress
 def test_progress_starts_at_nothing_done() -> None:
     assert Progress() == (0, 0, 0.0, 1, "pretrain")
     assert Progress(3, 1200, 0.4, 8, "prune") == Progress(
-        epoch=3, step=1200, fraction=0.4, epochs=8, phase="prune"
+        epoch=3, step=1200, fraction=0.4, epochs=8, stage="prune"
     )
 
 

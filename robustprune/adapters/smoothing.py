@@ -150,7 +150,7 @@ class Smoothed:
     def _classes(self, noisy: Tensor) -> Tensor:
         import torch
 
-        from robustprune.adapters.layout import logits
+        from robustprune.adapters.torchattacks import logits
 
         with torch.no_grad(), eval_mode(self.base_classifier):
             found = logits(self.base_classifier, noisy)

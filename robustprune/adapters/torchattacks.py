@@ -1,59 +1,25 @@
-"""The torchattacks library: every attack of it, by its own name and arguments.
+"""The torchattacks library at work on a network: images in [0, 1], modes as they were.
 
-Images are in [0, 1]. The network is attacked in eval mode and gets the mode of each of its
-modules back. Random starts draw from the global generator, which the caller forks.
+The network is attacked in eval mode and gets the mode of each of its modules back. Random starts
+draw from the global generator, which the caller forks.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from types import ModuleType
+from typing import Any, Literal
 
+import torch
+from torch import Tensor, nn
+
+from robustprune.adapters.attack_arguments import MOST_CLASSES, NORMS, check_arguments
 from robustprune.adapters.library import load
-from robustprune.errors import UsageError, first_line, nearest
+from robustprune.adapters.unbounded import is_memory
+from robustprune.errors import UsageError, first_line
 from robustprune.modes import eval_mode
-from robustprune.radii import check_radius, check_reach, default_step
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from robustprune.adapters.layout import Attackable
-
-NORMS = {"linf": "Linf", "l2": "L2"}
-"""The library's names of our norms."""
-MOST_CLASSES = 10
-"""What to state as ``n_classes`` at most. It only sets the number of target classes, one fewer;
-the official AutoAttack has 9 of them however many classes there are."""
-COUNTS = (
-    *("steps", "num_iter_set", "nb_iter", "max_iterations", "n_queries", "n_restarts", "restarts"),
-    *("binary_search_steps", "nb_sample", "noise_batch_size", "eot_iter", "N", "m"),
-)
-"""Arguments that say how long an attack tries: whole numbers, with more of which it is stronger."""
-ONE_BY_ONE = ("DeepFool", "JSMA", "OnePixel", "Pixle", "SparseFool")
-"""Attacks that take the images of a batch one after the other, some for a minute each."""
-AUTOATTACK_STEPS = 10
-"""Of each APGD and FAB run in the library's AutoAttack, which has no argument for it."""
-
-
-class Traits(NamedTuple):
-    """What kind of attack it is.
-
-    Attributes:
-        radius: the argument that bounds its perturbations, if any does.
-        norm: ``linf`` or ``l2`` for a bound that has one norm only.
-        minimum_norm: it promises no bound, but looks for something else, mostly a small norm.
-        step: the argument for the length of its steps, if it is bounded and has one.
-        steps: the argument for their number, if it has one; without it, there is one step.
-    """
-
-    radius: str | None
-    norm: str | None
-    minimum_norm: bool
-    step: str | None = None
-    steps: str | None = None
 
 
 def perturb(
@@ -81,11 +47,9 @@ def perturb(
         UsageError: there is no such attack, it has no such argument, or it cannot do with these
             arguments, images or this network.
     """
-    import torch
-
-    check_arguments(attack, arguments)
+    _check(attack, *((k, tuple(v) if isinstance(v, list) else v) for k, v in arguments.items()))
     with _attackable(attack, model, images, arguments) as network:
-        made = getattr(load("torchattacks"), attack)(network, **arguments)
+        made = getattr(_library(), attack)(network, **arguments)
         if attack == "JSMA":
             with torch.no_grad():
                 classes = network(images[:1]).shape[1]
@@ -127,7 +91,7 @@ def autoattack(
     """
     arguments = {"norm": NORMS[norm], "eps": eps, "version": version}
     with _attackable("AutoAttack", model, images, arguments) as network:
-        ensemble = load("torchattacks").AutoAttack(
+        ensemble = _library().AutoAttack(
             network, **arguments, n_classes=min(num_classes, MOST_CLASSES), seed=seed
         )
         for attack in ensemble._autoattack.attacks:
@@ -146,11 +110,6 @@ def _attackable(
     A network that cannot take the images on its own raises what it raises, and so does a machine
     whose memory is too small.
     """
-    import torch
-
-    from robustprune.adapters.layout import Attackable
-    from robustprune.adapters.unbounded import is_memory
-
     # half precision rounds small steps and gradients away, which weakens an attack
     with eval_mode(model), torch.autocast(images.device.type, enabled=False):
         network = Attackable(model, images)
@@ -169,130 +128,60 @@ def _attackable(
             ) from error
 
 
-def traits(attack: str) -> Traits:
-    """What kind of attack ``attack`` is.
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """A network's logits, ``(n, classes)``, in the images' precision whatever the network's is.
 
-    Raises:
-        UsageError: there is no such attack.
+    Images reach a network of bfloat16 weights rounded to bfloat16, as all that follows.
     """
-    radius = next((name for name in _RADII if takes_argument(attack, name)), None)
-    one_norm = radius is not None and not takes_argument(attack, "norm")
-    norm = ("l2" if attack in _L2 else "linf") if one_norm else None
-    pairs = _STEPS if radius else ()
-    step, steps = next((pair for pair in pairs if takes_argument(attack, pair[0])), (None, None))
-    if steps is not None and not takes_argument(attack, steps):
-        steps = None
-    return Traits(radius, norm, radius is None or attack == "FAB", step, steps)
+    first = next(model.parameters(), images)
+    found: Tensor = model(images.to(first.dtype))
+    return found.to(images.dtype)
 
 
-def attack_names() -> list[str]:
-    """Every attack of the installed torchattacks, sorted."""
-    library = load("torchattacks")
-    return sorted(
-        name
-        for name, item in vars(library).items()
-        if inspect.isclass(item)
-        and issubclass(item, library.attack.Attack)
-        and item.__module__.startswith("torchattacks.attacks.")
-    )
+class Attackable(nn.Module):
+    """The same network, in the images' precision and with contiguous gradients of the images.
 
+    Libraries take ``view`` of gradients, which fails where the weights are channels-last, and
+    write logits into tensors of their own.
 
-def takes_argument(attack: str, argument: str) -> bool:
-    """Whether an attack's constructor has an argument of this name."""
-    return argument in defaults(attack)
+    Args:
+        model: in the mode that it is to be attacked in.
+        images: those that are to be attacked, ``(n, channels, height, width)``.
 
-
-def check_arguments(attack: str, arguments: Mapping[str, Any]) -> None:
-    """Make sure that an attack has these arguments, and that counts among them are counts.
-
-    Raises:
-        UsageError: names the argument, and the nearest valid ones if the attack has none such.
+    Attributes:
+        classes: how many logits it has given; 0 before it has given any.
+        failed: it could not take images of the shape that it is to be attacked on, so that the
+            fault is not the attack's.
     """
-    known = defaults(attack)
-    for argument, value in arguments.items():
-        if argument not in known:
-            hint = nearest(argument, known)
-            raise UsageError(f"torchattacks.{attack} has no argument '{argument}'.{hint}")
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if argument in COUNTS and not whole:
-            raise UsageError(
-                f"torchattacks.{attack}: {argument} must be a whole number from 1 on; "
-                f"got {value!r}."
-            )
-    few = arguments.get("max_iterations", _LEAST_ITERATIONS) < _LEAST_ITERATIONS
-    if attack in ("EADEN", "EADL1") and few and arguments.get("abort_early", True):
-        raise UsageError(
-            f"torchattacks.{attack} needs max_iterations of at least {_LEAST_ITERATIONS}, or "
-            f"abort_early: false; got {arguments['max_iterations']}."
-        )
 
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training  # libraries restore the mode that they find here
+        self.classes, self.failed = 0, False
+        self._shape = images.shape[1:]
+        self._contiguous = all(parameter.is_contiguous() for parameter in model.parameters())
 
-def check_lengths(attack: str, arguments: Mapping[str, Any], *, norm: str) -> None:
-    """Make sure that radii, steps and noise among an attack's arguments are in [0, 1] pixels.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    found = traits(attack)
-    lengths = {name: norm for name in (found.radius, found.step) if name is not None}
-    lengths |= dict.fromkeys(_NOISE.get(attack, ()), "linf")
-    for argument in lengths.keys() & arguments.keys():
-        value = arguments[argument]
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"args: {argument} must be a number above 0; got {value!r}")
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's logits, ``(n, classes)``."""
+        if images.requires_grad and not self._contiguous:
+            images = images.view_as(images)  # a hook on a leaf would stay behind on it
+            images.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
         try:
-            check_radius(value, lengths[argument])
-        except ValueError as error:
-            raise ValueError(f"args: {argument}: {error}") from None
-
-
-def with_step(attack: str, arguments: Mapping[str, Any], *, eps: float) -> dict[str, Any]:
-    """An attack's arguments with the length of its steps: one that reaches the whole ball.
-
-    Raises:
-        ValueError: the length that is given does not lead from the ball's middle to its edge.
-    """
-    found = traits(attack)
-    if found.step is None:
-        return dict(arguments)
-    steps = {**defaults(attack), **arguments}[found.steps] if found.steps else 1
-    if found.step not in arguments:
-        return {**arguments, found.step: default_step(eps, steps)}
-    try:
-        check_reach(arguments[found.step], eps=eps, steps=steps)
-    except ValueError as error:
-        raise ValueError(f"args: {found.step}: {error}") from None
-    return dict(arguments)
+            found = logits(self.model, images)
+        except Exception:
+            self.failed = images.shape[1:] == self._shape
+            raise
+        self.classes = found.shape[1]
+        return found
 
 
 @cache
-def defaults(attack: str) -> Mapping[str, Any]:
-    """The arguments that an attack has, with the library's own values.
-
-    Raises:
-        UsageError: there is no such attack.
-    """
-    names = attack_names()
-    if attack not in names:
-        same = [name for name in (*names, *_NO_ATTACKS) if name.lower() == attack.lower()]
-        if same and (why := _NO_ATTACKS.get(same[0])):
-            raise UsageError(f"torchattacks.{same[0]} {why}.")
-        hint = f" Did you mean '{same[0]}'?" if same else nearest(attack, names)
-        raise UsageError(f"torchattacks has no attack '{attack}'.{hint}")
-    constructor = getattr(load("torchattacks"), attack).__init__
-    parameters = inspect.signature(constructor).parameters
-    return {name: p.default for name, p in parameters.items() if name not in _OWN}
+def _check(attack: str, *arguments: tuple[str, Any]) -> None:
+    """`check_arguments`, once for what is asked for at every step."""
+    check_arguments(attack, dict(arguments))
 
 
-_NO_ATTACKS = {
-    "MultiAttack": "is no attack of its own: it tries others one after the other. Name each as an "
-    "evaluator with a label; images.parquet says of every image which of them it withstands",
-    "LGV": "attacks other networks by way of this one, after having trained copies of it on the "
-    "training images, which evaluators do not get. Use an attack on the network itself, e.g. BIM",
-}
-_OWN = ("self", "model")
-_RADII = ("eps", "max_epsilon")
-_L2 = ("PGDL2", "PGDRSL2")  # the others with a radius and without a norm are ℓ∞ attacks
-_STEPS = (("alpha", "steps"), ("lr", "nb_iter"))  # by what they are called; SPSA's are Adam's
-_NOISE = {"GN": ("std",), "PGDRS": ("noise_sd",), "PGDRSL2": ("noise_sd",)}
-_LEAST_ITERATIONS = 10  # of an attack that looks at every tenth part of them
+@cache
+def _library() -> ModuleType:
+    return load("torchattacks")

@@ -9,7 +9,8 @@ from typing import Any
 from robustprune.arithmetic import written
 from robustprune.artifacts.exports import Export
 from robustprune.artifacts.saved import SavedModel
-from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights
+from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights, left_dense
+from robustprune.artifacts.surgery import described_cuts
 from robustprune.families import metric_of
 from robustprune.files import write_text
 
@@ -44,12 +45,16 @@ def _network(saved: SavedModel, export: Export) -> Iterator[str]:
     layers = kept_weights(saved)
     kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
     yield f"- Architecture: {_options(model)}"
+    if cuts := described_cuts(saved.metadata):
+        yield f"- Cut for good, after which the rest stands: {cuts}."
     yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
     if classes := saved.metadata.get("classes"):
         names = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
         yield f"- Classes in the order of its outputs, {len(classes):,}: {names}."
     density = kept / max(total, 1)
     yield f"- Weights kept: {kept:,} of {total:,} prunable ones, density {density:.4g}."
+    if dense := left_dense(saved):
+        yield f"- Layers left dense: {', '.join(dense)}."
     if saved.metadata.get("values") == "fp16":
         yield "- Its weights were rounded to half precision after what is said below was measured."
     yield (
@@ -71,7 +76,7 @@ def _training(about: Mapping[str, Any]) -> Iterator[str]:
     if about.get("imported", {}).get("best_prec1") is not None:
         yield "  (`best_prec1` is what that file says of itself; it was not measured here.)"
     if "max_steps" in about:
-        yield f"- **Training was cut at {about['max_steps']} steps a phase.**"
+        yield f"- **Training was cut at {about['max_steps']} steps a stage.**"
     if about.get("seed") is not None:
         yield f"- Seed {about['seed']}; versions: {_options(about.get('versions') or {})}"
     if not any(about.get(key) for key in ("objective", "imported", "weights")):

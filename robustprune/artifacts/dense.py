@@ -27,7 +27,8 @@ def save_model(
         path: ends in ``.safetensors``.
         model: a plain network; it is written from the CPU in its own precision.
         masks: boolean, by parameter name.
-        metadata: JSON values; ``model`` must hold the arguments of `create_model`.
+        metadata: JSON values; ``model`` must hold the arguments of `create_model`, ``surgery`` what
+            was cut out of that, see `robustprune.artifacts.surgery`.
     """
     tensors = tensors_of(model) | {f"{name}{MASK}": mask for name, mask in masks.items()}
     write_sealed(path, tensors, metadata)
@@ -53,7 +54,7 @@ def read_dense(path: Path) -> SavedModel:
             architecture that it names.
     """
     metadata, tensors = read_sealed(path)
-    outline = outlined(path, metadata.get("model"), tensors=len(tensors))
+    outline = outlined(path, metadata, tensors=len(tensors))
     own = outline.state_dict().keys()  # a network may have buffers called …_mask of its own
     marked = [name for name in tensors if name.endswith(MASK) and name not in own]
     masks = {name.removesuffix(MASK): tensors[name] for name in marked}

@@ -17,6 +17,7 @@ from robustprune.artifacts.packed import Values, save_packed
 from robustprune.artifacts.saved import SavedModel, tensors_of
 from robustprune.artifacts.sealed import write_sealed
 from robustprune.artifacts.state_dict import INSIDE, MEAN, STD
+from robustprune.artifacts.surgery import KEY as SURGERY
 from robustprune.errors import UsageError
 from robustprune.files import replacing
 from robustprune.models import image_size
@@ -121,6 +122,11 @@ def _save_state_dict(
     model, metadata = saved.model, dict(saved.metadata)
     notes: tuple[str, ...] = ()
     masked = set(saved.masks)
+    if metadata.get(SURGERY) and path.suffix != ".safetensors":
+        raise UsageError(
+            f"{path} cannot say what was cut out of its network, so that no architecture would "
+            "take its tensors. Write a .safetensors."
+        )
     tensors: Mapping[str, Tensor] = tensors_of(model)
     if isinstance(model, Normalized):
         mean, std = model.normalize.mean, model.normalize.std
@@ -133,6 +139,10 @@ def _save_state_dict(
             bare, layer = folded(model, image_size=image_size(metadata["model"]))
             tensors, notes = bare.state_dict(), (_FOLDED.format(layer),)
             masked = {name.removeprefix(INSIDE) for name in masked}
+            if SURGERY in metadata:
+                metadata[SURGERY] = [
+                    {**cut, "layer": cut["layer"].removeprefix(INSIDE)} for cut in metadata[SURGERY]
+                ]
             identity = {"mean": [0.0] * mean.numel(), "std": [1.0] * mean.numel()}
             metadata["model"] = {**metadata["model"], **identity}
     document = metadata | {"layout": "state_dict", "masked": sorted(masked)}

@@ -84,7 +84,7 @@ def read_hydra(path: Path, *, arch: str | None = None, density: float | None = N
     scores = {n: value for n, value in tensors.items() if n.rpartition(".")[2] == _SCORES}
     weights = {name: value for name, value in tensors.items() if name not in scores}
     options = {"num_classes": _classes(path, weights), **ARCHITECTURES[arch]}
-    model, _ = fitted(path, options, weights)
+    model, _ = fitted(path, {"model": options}, weights)
     prunable = {f"{name}.weight": layer.weight for name, layer in prunable_layers(model).items()}
     prefix = INSIDE if isinstance(model, Normalized) else ""
     own = [name.removeprefix(prefix) for name in prunable]

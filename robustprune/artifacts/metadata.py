@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustprune.artifacts.limits import LONGEST_STRUCTURE
+from robustprune.artifacts.surgery import Cut
 from robustprune.errors import UsageError
 
 
@@ -47,6 +48,7 @@ class _Metadata(_Open):
     values: str = ""
     masked: list[str] = []
     layout: str = ""
+    surgery: list[Cut] = []
 
 
 def canonical(document: dict[str, Any]) -> str:

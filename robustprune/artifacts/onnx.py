@@ -112,9 +112,9 @@ def read_onnx(path: Path) -> SavedModel:
         raise UsageError(f"{path} is damaged: its content does not have the digest that it names.")
     metadata = described(path, parsed(path, known[KEY]))
     masked = metadata.pop("masked", [])
-    outline = outlined(path, metadata["model"], tensors=len(tensors))
+    outline = outlined(path, metadata, tensors=len(tensors))
     own = {name: tensors[name] for name in outline.state_dict() if name in tensors}
-    model, _ = fitted(path, metadata["model"], own)
+    model, _ = fitted(path, metadata, own)
     return SavedModel(model, nonzeros(path, model, masked), metadata)
 
 

@@ -95,7 +95,7 @@ def read_packed(path: Path) -> SavedModel:
     metadata, entries = _manifest(path, frames)
     needed = sum(entry.size * entry.torch_dtype.itemsize for entry in entries)
     check_room(path, needed, held=path.stat().st_size, times=_SMALLER)
-    outline = outlined(path, metadata.get("model"), tensors=len(entries))
+    outline = outlined(path, metadata, tensors=len(entries))
     promised = {e.name: torch.empty(e.shape, dtype=e.torch_dtype, device="meta") for e in entries}
     if problems := differences(
         outline.state_dict(), promised

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.artifacts.limits import bounded, check_numbers, check_room, held_by, memory
+from robustprune.artifacts.surgery import operated
 from robustprune.errors import UsageError, first_line
 from robustprune.models import create_model
 from robustprune.models.factory import is_foreign
@@ -18,6 +19,7 @@ from robustprune.seeding import fork
 
 _MOST = 8  # differences that are listed
 _BESIDE = 8  # how much larger a network may be than its state dict, by what no file keeps
+_UNCUT = 100  # how much larger it may have been before surgery
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class SavedModel:
     Attributes:
         model: a plain network in eval mode, masks baked.
         masks: the mask of each pruned parameter by its name; empty for a dense network.
-        metadata: architecture and provenance; ``metadata["model"]`` rebuilds the network.
+        metadata: architecture and provenance; ``metadata["model"]`` and, of
+            one that has been cut, ``metadata["surgery"]`` rebuild the network.
     """
 
     model: nn.Module
@@ -78,17 +81,22 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def outlined(path: Path, architecture: Any, *, tensors: int) -> nn.Module:
+def outlined(path: Path, metadata: Mapping[str, Any], *, tensors: int) -> nn.Module:
     """The network that a file says it holds: names, shapes and types, and no memory for values.
 
     Args:
         path: the file, for messages.
-        architecture: arguments of `create_model`, as anybody may have written them.
+        metadata: its ``model`` holds arguments of `create_model`, as anybody may have written
+            them, and its ``surgery`` what was cut out of that network.
         tensors: how many the file holds, so that no network of many more is made.
 
     Raises:
         UsageError: there is no such architecture, or it is out of proportion to the file.
     """
+    return operated(path, _outlined(path, metadata.get("model"), tensors=tensors), metadata)
+
+
+def _outlined(path: Path, architecture: Any, *, tensors: int) -> nn.Module:
     check_numbers(path, architecture)
     with bounded(path, tensors=tensors):
         try:
@@ -141,25 +149,34 @@ def rebuilt(
         UsageError: the file is damaged; the differences are listed.
     """
     if outline is None:
-        outline = outlined(path, metadata.get("model"), tensors=len(weights))
+        outline = outlined(path, metadata, tensors=len(weights))
     problems = differences(outline.state_dict(), weights, exact=True) + _wrong_masks(weights, masks)
     if problems:
         raise UsageError(f"{path} is damaged: {listed(problems)}.")
-    model = filled(path, metadata["model"], outline, weights)
+    model = filled(path, metadata, outline, weights)
     return SavedModel(model, masks, metadata)
 
 
 def filled(
-    path: Path, architecture: Mapping[str, Any], outline: nn.Module, weights: Mapping[str, Tensor]
+    path: Path, metadata: Mapping[str, Any], outline: nn.Module, weights: Mapping[str, Tensor]
 ) -> nn.Module:
     """The network in eval mode, with weights that were found to fit its outline.
+
+    Args:
+        path: the file, for messages.
+        metadata: as for `outlined`.
+        outline: what that gave.
+        weights: its state dict.
 
     Raises:
         UsageError: it holds more beside its weights than they could have room for.
     """
     held = memory(weights.values())
     check_room(path, held_by(outline), held=held, times=_BESIDE)
-    model = created(path, architecture)
+    if metadata.get("surgery"):  # what was cut out is made first
+        uncut = _outlined(path, metadata["model"], tensors=len(weights))
+        check_room(path, held_by(uncut), held=held, times=_UNCUT)
+    model = operated(path, created(path, metadata["model"]), metadata)
     model.load_state_dict(weights)
     return model.eval()
 

@@ -18,6 +18,16 @@ def kept_weights(saved: SavedModel) -> list[LayerReport]:
     return reports
 
 
+def left_dense(saved: SavedModel) -> list[str]:
+    """The prunable layers without a mask, in a network where others have one.
+
+    A recipe excludes them, or their structure leaves them dense.
+    """
+    names = prunable_layers(saved.model)
+    masked = {mask.removesuffix("weight").removesuffix(".") for mask in saved.masks}
+    return [name for name in names if name not in masked] if masked else []
+
+
 def dense_bytes(saved: SavedModel) -> int:
     """Bytes of all tensors of the state dict, zeros included."""
     return sum(tensor.nbytes for tensor in saved.model.state_dict().values())

@@ -118,7 +118,7 @@ def read_state_dict(path: Path, architecture: Mapping[str, Any]) -> SavedModel:
     Raises:
         UsageError: the file cannot be read, or does not fit; the differences are listed.
     """
-    model, masks = fitted(path, architecture, read_tensors(path))
+    model, masks = fitted(path, {"model": architecture}, read_tensors(path))
     return SavedModel(model, masks, {"model": dict(architecture)})
 
 
@@ -133,19 +133,19 @@ def read_exported_state_dict(path: Path) -> SavedModel:
     metadata, tensors = read_sealed(path)
     masked = metadata.pop("masked", [])
     del metadata["layout"]
-    outline = outlined(path, metadata["model"], tensors=len(tensors))
+    outline = outlined(path, metadata, tensors=len(tensors))
     weights = dict(tensors)
     if isinstance(outline, Normalized):
         said = {name: weights.pop(name) for name in (MEAN, STD) if name in weights}
         _check_statistics(path, metadata["model"], said)
     if problems := differences(outline.state_dict(), weights, exact=True):
         raise UsageError(f"{path} is damaged: {listed(problems)}.")
-    model = filled(path, metadata["model"], outline, weights)
+    model = filled(path, metadata, outline, weights)
     return SavedModel(model, nonzeros(path, model, masked), metadata)
 
 
 def fitted(
-    path: Path, architecture: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """The network of an architecture with the weights of a checkpoint, all of them, in eval mode.
 
@@ -155,7 +155,7 @@ def fitted(
 
     Args:
         path: where it is from, for messages.
-        architecture: arguments of `create_model`.
+        metadata: ``model``, the arguments of `create_model`, and ``surgery``, if there is any.
         tensors: a state dict.
 
     Returns:
@@ -164,7 +164,8 @@ def fitted(
     Raises:
         UsageError: it does not fit, or a value is none.
     """
-    outline = outlined(path, architecture, tensors=len(tensors))
+    architecture = metadata["model"]
+    outline = outlined(path, metadata, tensors=len(tensors))
     prefix = INSIDE if isinstance(outline, Normalized) else ""  # no code but ours puts it there
     own = {name.removeprefix(prefix): value for name, value in outline.state_dict().items()}
     found, masks, statistics, others = _named(own, tensors)
@@ -184,7 +185,7 @@ def fitted(
     weights = {f"{prefix}{name}": tensor for name, tensor in cast.items()}
     prunable = {f"{name}.weight".lstrip(".") for name in prunable_layers(outline)}
     kept = {f"{prefix}{name}": mask for name, mask in masks.items() if not bool(mask.all())}
-    model = filled(path, architecture, outline, weights)
+    model = filled(path, metadata, outline, weights)
     return model, {name: mask for name, mask in kept.items() if name in prunable}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from robustprune.errors import InvalidError, Problem, UsageError
 from robustprune.recipe import Recipe, load_recipe
 from robustprune.recipe.document import dump
+from robustprune.sentences import left_dense
 from robustprune.tracking import Console
 
 
@@ -29,7 +30,9 @@ def _show(console: Console, recipe: Recipe) -> None:
     planned = plan(recipe, warn=console.warn)
     console.info(dump(recipe.document()))
     console.table("weights kept, by layer", *planned.kept())
-    console.table("optimizer steps, by phase", *planned.steps())
+    for phrase in left_dense(planned.left_dense()):
+        console.info(phrase)
+    console.table("optimizer steps, by stage", *planned.steps())
     console.info("would be written:")
     for path in planned.paths():
         console.info(f"  {path}")

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-steps",
         type=typed.positive,
         metavar="N",
-        help="cut each phase after N optimizer steps",
+        help="cut each stage after N optimizer steps",
     )
     run.add_argument(
         "--fresh",

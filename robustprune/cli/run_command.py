@@ -198,6 +198,8 @@ def _resumable(stop: InterruptedRun | FullDiskError, arguments: Namespace) -> Ba
 
 def _report(console: Console, result: RunResult) -> None:
     console.table(result.title, *result.table())
+    for line in result.left_dense:
+        console.info(line)
     if legend := result.legend:
         console.info(legend)
     console.info(f"written to {result.folder}")

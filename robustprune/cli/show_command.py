@@ -46,6 +46,8 @@ def _run_folder(console: Console, path: Path) -> None:
             f"{path / 'results.json'} was not written by a run ({type(error).__name__}: {error})."
         ) from None
     console.table(title, columns, rows)
+    for line in result.left_dense:
+        console.info(line)
     if result.legend:
         console.info(result.legend)
 
@@ -62,7 +64,7 @@ def _short(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _model(console: Console, arguments: Namespace) -> None:
     from robustprune.artifacts.packed import packed_bytes
-    from robustprune.artifacts.sizes import dense_bytes, information_bound
+    from robustprune.artifacts.sizes import dense_bytes, information_bound, left_dense
     from robustprune.cli.layers import layer_table
     from robustprune.cli.opening import open_model
     from robustprune.recipe.document import dump
@@ -70,6 +72,8 @@ def _model(console: Console, arguments: Namespace) -> None:
     saved = open_model(Namespace(**{**vars(arguments), "model": arguments.path}))
     console.info(dump(_short(saved.metadata)))
     console.table("prunable layers", *layer_table(saved))
+    if names := left_dense(saved):
+        console.info(f"layers left dense: {', '.join(names)}")
     dense = dense_bytes(saved)
     sizes = {
         "dense": dense,

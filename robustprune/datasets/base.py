@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -41,6 +41,27 @@ class Splits:
     channels: int
     image_size: int
     class_names: tuple[str, ...] = ()
+
+    def part(self, share: float, *, seed: int) -> Splits:
+        """The same with a share of the training images: the first of one random order.
+
+        Larger shares hold the smaller ones.
+
+        Raises:
+            UsageError: the share is less than two images.
+        """
+        import torch
+
+        if share == 1:
+            return self
+        assert self.train is not None
+        total = len(self.train)
+        count = round(share * total)
+        if count < 2:
+            raise UsageError(f"share: {share:g} of {total} training images is fewer than two.")
+        generator = torch.Generator().manual_seed(derive(seed, "prune", "share"))
+        chosen = torch.randperm(total, generator=generator)[:count]
+        return replace(self, train=self.train.select(chosen.sort().values))
 
 
 class Dataset(Part, ABC):

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from robustprune.errors import UsageError
-from robustprune.rows import Rows
 from robustprune.types import Images
 
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -32,12 +31,12 @@ class TrainingBatch(NamedTuple):
     Attributes:
         images: ``(n, c, h, w)``, float32 in [0, 1].
         labels: ``(n,)``, int64.
-        rows: which images of the whole batch they are.
+        total: images of the whole batch, on all processes together.
     """
 
     images: Tensor
     labels: Tensor
-    rows: Rows
+    total: int
 
 
 class Source(ABC):
@@ -108,10 +107,10 @@ class Source(ABC):
         """
         plan = self.plan(batch_size, self.steps(batch_size, world=world), generator)
         draws = [torch.randint(2**62, (len(b), DRAWS), generator=generator) for b in plan]
-        rows = [Rows(len(b), rank, world) for b in plan]
-        keys = [(b[r.place], d[r.place]) for b, d, r in zip(plan, draws, rows, strict=True)]
-        batches = zip(self._stream(keys[start:]), rows[start:], strict=True)
-        return (TrainingBatch(*images, rows) for images, rows in batches)
+        mine = slice(rank, None, world)
+        keys = [(b[mine], d[mine]) for b, d in zip(plan, draws, strict=True)]
+        batches = zip(self._stream(keys[start:]), plan[start:], strict=True)
+        return (TrainingBatch(*images, len(whole)) for images, whole in batches)
 
     def ordered(
         self, batch_size: int, *, limit: int | None = None, numbers: Iterable[int] | None = None
@@ -256,6 +255,24 @@ class Mixed(Source):
         """A source of labelled images; the extra ones stay as they are."""
         chosen = self.labelled.select(indices, augment=augment)
         return Mixed(chosen, self.extra, per_batch=self.per_batch)
+
+
+def balanced(
+    batches: Iterable[TrainingBatch], per_class: int, *, classes: int
+) -> Iterator[TrainingBatch]:
+    """Batches of exactly ``per_class`` images of each class, class by class.
+
+    Images are taken in the order in which they come; those left at the end are dropped.
+    """
+    waiting: list[list[Tensor]] = [[] for _ in range(classes)]
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    for batch in batches:
+        for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
+            waiting[label].append(image)
+        while min(map(len, waiting)) >= per_class:
+            images = torch.stack([image for group in waiting for image in group[:per_class]])
+            waiting = [group[per_class:] for group in waiting]
+            yield TrainingBatch(images, labels, len(labels))
 
 
 def fingerprint(*parts: bytes | Tensor) -> str:

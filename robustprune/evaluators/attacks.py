@@ -34,7 +34,7 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """
     import torch
 
-    from robustprune.adapters.layout import logits
+    from robustprune.adapters.torchattacks import logits
 
     with torch.no_grad():
         found = logits(model, images)
@@ -45,7 +45,7 @@ def num_classes(model: nn.Module, images: Tensor) -> int:
     """The number of logits that the network gives."""
     import torch
 
-    from robustprune.adapters.layout import logits
+    from robustprune.adapters.torchattacks import logits
 
     with torch.no_grad():
         return logits(model, images[:1]).shape[1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustprune.adapters import torchattacks
+from robustprune.adapters import attack_arguments
 from robustprune.adapters.attack_needs import check_fits
 from robustprune.evaluators import register
 from robustprune.evaluators.attacks import num_classes, survivors
@@ -53,8 +53,10 @@ class AutoAttack(Evaluator):
         Raises:
             UsageError: the network has too few classes, or the images are too small.
         """
+        from robustprune.adapters import torchattacks
+
         classes = num_classes(model, images)
-        arguments = {"norm": torchattacks.NORMS[self.norm], "version": self.version}
+        arguments = {"norm": attack_arguments.NORMS[self.norm], "version": self.version}
         check_fits(
             "AutoAttack",
             shape=images.shape[1:],

@@ -21,7 +21,7 @@ class Clean(Evaluator):
         """Whether the label has the largest logit, and whether it is among the five largest."""
         import torch
 
-        from robustprune.adapters.layout import logits
+        from robustprune.adapters.torchattacks import logits
 
         with torch.no_grad():
             found = logits(model, images)

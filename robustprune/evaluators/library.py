@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from robustprune.adapters import torchattacks
+from robustprune.adapters import attack_arguments
 from robustprune.adapters.attack_needs import check_fits
 from robustprune.evaluators import register
 from robustprune.evaluators.attacks import num_classes, survivors
@@ -53,13 +53,13 @@ class Library(Evaluator):
     @classmethod
     def _in_sight(cls, data: Any) -> Any:
         """Batches so small that something is seen of a slow attack."""
-        slow = isinstance(data, dict) and data.get("attack") in torchattacks.ONE_BY_ONE
+        slow = isinstance(data, dict) and data.get("attack") in attack_arguments.ONE_BY_ONE
         return {"batch_size": 1, **data} if slow else data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        torchattacks.check_arguments(self.attack, self.args)
-        traits = torchattacks.traits(self.attack)
+        attack_arguments.check_arguments(self.attack, self.args)
+        traits = attack_arguments.traits(self.attack)
         if "norm" in self.args:
             raise ValueError("norm belongs beside 'attack', not into args")
         if traits.norm not in (None, self.norm):
@@ -67,14 +67,14 @@ class Library(Evaluator):
                 f"torchattacks.{self.attack} moves in the {traits.norm} ball, not in "
                 f"{self.norm}: set norm: {traits.norm}, or choose another attack"
             )
-        torchattacks.check_lengths(self.attack, self.args, norm=self.norm)
+        attack_arguments.check_lengths(self.attack, self.args, norm=self.norm)
         radii = {self.eps, self.args.get(traits.radius) if traits.radius else None} - {None}
         if len(radii) != 1:
             raise ValueError(
                 f"torchattacks.{self.attack} needs one radius 'eps', within which what it finds "
                 f"counts; got {sorted(radii, key=str) or 'none'}"
             )
-        torchattacks.with_step(self.attack, self.args, eps=self.radius)
+        attack_arguments.with_step(self.attack, self.args, eps=self.radius)
         return self
 
     @property
@@ -85,16 +85,16 @@ class Library(Evaluator):
     @property
     def departures(self) -> list[str]:
         """Counts below the library's own, and the steps of its AutoAttack, which are few."""
-        usual = torchattacks.defaults(self.attack)
-        counts = [key for key in torchattacks.COUNTS if key in self.args]
-        fixed = [str(torchattacks.AUTOATTACK_STEPS)] if self.attack == "AutoAttack" else []
+        usual = attack_arguments.defaults(self.attack)
+        counts = [key for key in attack_arguments.COUNTS if key in self.args]
+        fixed = [str(attack_arguments.AUTOATTACK_STEPS)] if self.attack == "AutoAttack" else []
         chosen = ["version", *counts]
         return [*weaker(self.args, usual, [k for k in chosen if k in self.args]), *fixed]
 
     @property
     def radius(self) -> float:
         """The ball's radius, wherever the recipe states it."""
-        argument = torchattacks.traits(self.attack).radius
+        argument = attack_arguments.traits(self.attack).radius
         return self.eps or float(self.args[argument or ""])
 
     @property
@@ -109,6 +109,8 @@ class Library(Evaluator):
         """
         import torch
 
+        from robustprune.adapters import torchattacks
+
         classes = num_classes(model, images)
         arguments = self._arguments(classes, seed)
         check_fits(
@@ -120,7 +122,7 @@ class Library(Evaluator):
         )
         attack = partial(torchattacks.perturb, self.attack, model, **arguments)
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.radius}
-        if not torchattacks.traits(self.attack).minimum_norm:
+        if not attack_arguments.traits(self.attack).minimum_norm:
             accept = partial(check_ball, evaluator=self.metric, **ball)
             return {self.metric: survivors(model, images, labels, attack, accept).robust}
         outcome = survivors(model, images, labels, attack, partial(inside, **ball))
@@ -132,10 +134,12 @@ class Library(Evaluator):
 
     def _arguments(self, classes: int, seed: int) -> dict[str, Any]:
         ours = {
-            torchattacks.traits(self.attack).radius: self.radius,
-            "norm": torchattacks.NORMS[self.norm],
-            "n_classes": min(classes, torchattacks.MOST_CLASSES),
+            attack_arguments.traits(self.attack).radius: self.radius,
+            "norm": attack_arguments.NORMS[self.norm],
+            "n_classes": min(classes, attack_arguments.MOST_CLASSES),
             "seed": seed,
         }
-        taken = {k: v for k, v in ours.items() if k and torchattacks.takes_argument(self.attack, k)}
-        return torchattacks.with_step(self.attack, taken | self.args, eps=self.radius)
+        taken = {
+            k: v for k, v in ours.items() if k and attack_arguments.takes_argument(self.attack, k)
+        }
+        return attack_arguments.with_step(self.attack, taken | self.args, eps=self.radius)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustprune.adapters import torchattacks
 from robustprune.evaluators import register
 from robustprune.evaluators.attacks import survivors
 from robustprune.evaluators.ball import check_ball
@@ -49,6 +48,8 @@ class Pgd(Evaluator):
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Whether each image is classified rightly, untouched and from every start."""
+        from robustprune.adapters import torchattacks
+
         attack = partial(
             torchattacks.perturb,
             "PGD" if self.norm == "linf" else "PGDL2",

@@ -1,8 +1,7 @@
 """Masks on any network's own layers: which weights are kept, and how that is learned.
 
-Four small ideas, a file each: *which* (`scores`, of what `prunable` finds), *where*
-(`allocations`), *what is selected* (`topk`), *how it acts on a layer* (`layer`); `masked` joins
-them.
+Four small ideas are kept apart, as in jaxpruner: *which* (`scores`, `selection`), *where*
+(`allocations`), *what shape* (`structures`), *when* (`schedules`). `masked` holds the masks.
 """
 
 from __future__ import annotations
@@ -11,16 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustprune.masking.masked import LayerReport, MaskedModel, attach
+    from robustprune.masking.masked import Change, LayerReport, MaskedModel, attach
     from robustprune.masking.prunable import prunable_layers
+    from robustprune.masking.selection import select
 
 _MODULES = {
+    "Change": "masked",
     "LayerReport": "masked",
     "MaskedModel": "masked",
     "attach": "masked",
     "prunable_layers": "prunable",
+    "select": "selection",
 }
-__all__ = ["LayerReport", "MaskedModel", "attach", "prunable_layers"]
+__all__ = ["Change", "LayerReport", "MaskedModel", "attach", "prunable_layers", "select"]
 
 
 def __getattr__(name: str) -> Any:

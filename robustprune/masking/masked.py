@@ -5,19 +5,89 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from robustprune.errors import UsageError
-from robustprune.masking import allocations
-from robustprune.masking.allocations import Allocation
-from robustprune.masking.layer import ScoreMask
-from robustprune.masking.prunable import prunable_weights
-from robustprune.masking.scores import ScoreInit, init_scores
-from robustprune.masking.topk import keep_largest
+from robustprune.masking.prunable import Prunable, ends, prunable_weights
+from robustprune.masking.structures import Structure, create
 from robustprune.plain import drop_parametrizations
+
+Tensors = Mapping[str, Tensor]
+"""By the weight's name, e.g. ``conv1.weight``."""
+
+
+class Mask(nn.Module):
+    """Shows a layer ``where(mask, weight, 0)`` and lets gradients through to the scores.
+
+    The mask is stored, never recomputed here: `MaskedModel.set` alone changes it.
+
+    Attributes:
+        mask: boolean, the weight's shape; all true at first.
+        scores: one real per weight, or None where nothing is learned about the mask.
+        dense: whether pruned weights get their gradients too.
+    """
+
+    mask: Tensor
+    scores: nn.Parameter | None
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.register_parameter("scores", None)
+        self.dense = False
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The masked weight, same shape. Pruned entries are +0.0."""
+        masked: Tensor = _MaskedWeight.apply(weight, self.scores, self.mask, self.dense)
+        return masked
+
+
+class _MaskedWeight(torch.autograd.Function):
+    """``m ⊙ w`` with ``m = topk(|s|)``, straight-through: ``dm/d|s| = 1``, so ``ds = g·w·sign(s)``.
+
+    Source: Sec. 3.2 of HYDRA; Ramanujan et al. 2020 for the straight-through gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, scores: Tensor | None, mask: Tensor, dense: bool
+    ) -> Tensor:
+        ctx.save_for_backward(weight, scores, mask)
+        ctx.dense = dense
+        return torch.where(mask, weight, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,) = grads
+        weight, scores, mask = ctx.saved_tensors
+        grad_weight = grad_scores = None
+        if ctx.needs_input_grad[0]:
+            grad_weight = grad if ctx.dense else torch.where(mask, grad, 0.0)
+        if ctx.needs_input_grad[1]:
+            grad_scores = grad * weight * scores.sign()
+        return grad_weight, grad_scores, None, None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `MaskedModel.set` has changed; boolean tensors of the weights' shapes, by name."""
+
+    before: Tensors
+    after: Tensors
+
+    @property
+    def dropped(self) -> dict[str, Tensor]:
+        """Weights that were kept and are pruned now."""
+        return {name: mask & ~self.after[name] for name, mask in self.before.items()}
+
+    @property
+    def grown(self) -> dict[str, Tensor]:
+        """Weights that were pruned and are kept now."""
+        return {name: self.after[name] & ~mask for name, mask in self.before.items()}
 
 
 @dataclass(frozen=True)
@@ -36,121 +106,235 @@ class LayerReport:
 
 
 def attach(
-    model: nn.Module,
-    *,
-    density: float,
-    allocation: str | Allocation = "uniform",
-    scores: ScoreInit | Callable[[Tensor], Tensor] = "scaled_magnitude",
+    model: nn.Module, *, exclude: Sequence[str] = (), structure: str | Structure = "weight"
 ) -> MaskedModel:
-    """Mask every prunable weight of ``model``, in place.
+    """Put a mask of ones on every prunable weight of ``model``, in place.
 
     All is checked before anything is changed.
 
     Args:
         model: any network with Conv2d or Linear layers that are not masked yet.
-        density: fraction of the prunable weights to keep, in (0, 1].
-        allocation: a registered name or an instance.
-        scores: how the scores start, by name, or a function from a layer's weight to scores of
-            its shape. Random ones draw from the global generator.
+        exclude: layers that stay dense, by name or pattern (``head``, ``layer4.*``).
+        structure: what one entry of a mask covers, by name or as it is. Layers that it cannot
+            cover stay dense too.
 
     Raises:
-        UsageError: density out of range, nothing in ``model`` can be masked, or a weight of it
-            cannot be masked exactly. ``model`` is as it was then.
+        UsageError: nothing in ``model`` can be masked, a weight of it cannot be masked exactly, or
+            a pattern fits no layer. ``model`` is as it was then.
     """
-    if not 0 < density <= 1:
-        raise UsageError(f"density {density} is not in (0, 1]. For 99 % sparsity write 0.01.")
-    if isinstance(allocation, str):
-        allocation = allocations.create(allocation)
-    prunables = prunable_weights(model)
-    masks = {
-        prunable.name: ScoreMask(init_scores(prunable.weight, scores)) for prunable in prunables
-    }
-    for prunable in prunables:
-        for layer in prunable.layers.values():
-            parametrize.register_parametrization(layer, "weight", masks[prunable.name], unsafe=True)
-    layers = [layer for prunable in prunables for layer in prunable.layers.values()]
-    masked = MaskedModel(model, masks, layers=layers, density=density, allocation=allocation)
-    masked.select()
-    for mask in masks.values():
-        mask.initial.copy_(mask.mask)
+    if isinstance(structure, str):
+        structure = create(structure)
+    found = prunable_weights(model, exclude)
+    dense = structure.stays_dense({one.name: one.weight for one in found}, ends(model))
+    chosen = [one for one in found if one.name not in dense]
+    if not chosen:
+        raise UsageError(
+            f"structure '{structure.registered_name}' leaves every layer of "
+            f"{type(model).__name__} dense: {', '.join(one.name for one in found)}. Choose another."
+        )
+    masked = MaskedModel(model, chosen, structure=structure)
+    masked.dense = tuple(one.name for one in found if one.name in dense)
     return masked
 
 
 class MaskedModel:
-    """The masks of one network; made by `attach`.
+    """The masks of one network; made by `attach`. It holds masks and decides nothing.
+
+    Everything is keyed by the weight's name, ``conv1.weight``; a weight that layers share stands
+    once, under the name of the first.
+
+    Args:
+        model: a network on whose layers parametrizations are put.
+        prunables: the weights to mask; none for a network that stays dense.
+        structure: what one entry of a mask covers.
 
     Attributes:
         model: the network itself, which computes with its masked weights.
-        masks: each prunable weight's `ScoreMask`, by its layer's name. Layers that share a weight
-            share its mask, and the first stands for all.
-        density: the fraction of all prunable weights that was asked for.
+        structure: as above.
+        weights: the tensors behind the masks, pruned entries included.
+        initial: the masks of the first `set`, which turnover is counted against; None before it.
+        dense: layers that could be masked but for the structure, and stay dense, in the network's
+            order.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        masks: Mapping[str, ScoreMask],
-        *,
-        layers: Sequence[nn.Module],
-        density: float,
-        allocation: Allocation,
+        self, model: nn.Module, prunables: Sequence[Prunable], *, structure: Structure
     ) -> None:
-        self.model = model
-        self.masks = dict(masks)
-        self._layers = layers
-        self.density = density
-        self.allocation = allocation
-
-    @torch.no_grad()
-    def select(self) -> None:
-        """Renew every mask from the scores: exactly the allocated number of largest |score|."""
-        counts = self.allocation({n: m.scores for n, m in self.masks.items()}, self.density)
-        for name, mask in self.masks.items():
-            mask.mask.copy_(keep_largest(mask.scores.abs(), counts[name]))
-
-    @contextmanager
-    def materialised(self) -> Iterator[None]:
-        """Compute each masked weight once for everything inside, backward included.
-
-        Masks are renewed first if the scores are trainable. The weights are touched here, with
-        gradients enabled if they are outside: the cache keeps what is computed first, and a
-        `no_grad` forward inside an attack would otherwise cache weights without a graph.
-        """
-        if self.learning:
-            self.select()
-        with parametrize.cached():
-            for layer in self._layers:
-                _ = layer.weight
-            yield
+        self.model, self.structure = model, structure
+        self.weights = {f"{one.name}.weight".removeprefix("."): one.weight for one in prunables}
+        self.initial: dict[str, Tensor] | None = None
+        self.dense: tuple[str, ...] = ()
+        self._layers: dict[str, list[nn.Module]] = {}
+        self._masks: dict[str, Mask] = {}
+        self._open = 0
+        for name, one in zip(self.weights, prunables, strict=True):
+            self._layers[name] = list(one.layers.values())
+            self._masks[name] = Mask(one.weight)
+            for layer in self._layers[name]:
+                parametrize.register_parametrization(
+                    layer, "weight", self._masks[name], unsafe=True
+                )
 
     @property
-    def learning(self) -> bool:
-        """Whether the scores are trainable."""
-        return any(mask.scores.requires_grad for mask in self.masks.values())
+    def masks(self) -> dict[str, Tensor]:
+        """The masks as they are; boolean, of the weights' shapes. `set` changes them."""
+        return {name: mask.mask for name, mask in self._masks.items()}
 
-    def score_parameters(self) -> list[nn.Parameter]:
-        """The scores, a tensor a layer."""
-        return [mask.scores for mask in self.masks.values()]
+    @property
+    def scores(self) -> dict[str, nn.Parameter]:
+        """The scores, of the weights' shapes; empty if there are none."""
+        return {name: m.scores for name, m in self._masks.items() if m.scores is not None}
+
+    def set(self, masks: Tensors) -> Change:
+        """Change masks; no weight is touched, and what is pruned keeps its value behind the mask.
+
+        Args:
+            masks: boolean, of the weights' shapes; those of other weights stay.
+
+        Raises:
+            ValueError: a tensor is not boolean or not of its weight's shape, or there is no such
+                weight.
+            RuntimeError: inside `cached`, whose weights would go on with the masks before.
+        """
+        if self._open:
+            raise RuntimeError("masks cannot change inside cached(): leave it first")
+        before = {}
+        for name, mask in masks.items():
+            weight = self.weights.get(name)
+            if weight is None or mask.dtype != torch.bool or mask.shape != weight.shape:
+                raise ValueError(
+                    f"mask of '{name}': expected booleans of shape "
+                    f"{None if weight is None else tuple(weight.shape)}; got {mask.dtype} of "
+                    f"{tuple(mask.shape)}. Weights: {', '.join(self.weights)}"
+                )
+        for name, mask in masks.items():
+            holder = self._masks[name]
+            before[name] = holder.mask
+            holder.mask = torch.empty_like(holder.mask).copy_(mask)  # the caller's stays his own
+        if self.initial is None:
+            self.initial = {name: mask.clone() for name, mask in self.masks.items()}
+        return Change(before, {name: self._masks[name].mask for name in masks})
+
+    def add_scores(self, values: Tensors | None = None) -> None:
+        """Give each weight a score that gradients reach, beside what it has already.
+
+        Args:
+            values: of the weights' shapes; zeros if absent. The tensors of scores that are there
+                stay the same ones, so that optimizers keep theirs.
+        """
+        for name, mask in self._masks.items():
+            weight = self.weights[name]
+            if mask.scores is None:
+                mask.scores = nn.Parameter(torch.zeros_like(weight))
+            if values is not None:
+                with torch.no_grad():
+                    mask.scores.copy_(values[name])
+
+    def drop_scores(self) -> None:
+        """Forget the scores; masks stay as they are."""
+        for mask in self._masks.values():
+            mask.scores = None
+
+    def reparametrize(self, make: Callable[[str, Tensor], nn.Module]) -> None:
+        """Put a trainable module in front of each mask: the mask sees ``module(weight)``.
+
+        Done once; a second call changes nothing. It is baked in with the mask.
+
+        Args:
+            make: from a weight's name and the weight to a module that maps it to its own shape.
+        """
+        for name, layers in self._layers.items():
+            if len(layers[0].parametrizations["weight"]) == 1:  # type: ignore[index]
+                module = make(name, self.weights[name])
+                for layer in layers:
+                    layer.parametrizations["weight"].insert(0, module)  # type: ignore[index,union-attr]
+
+    def unmasked(self) -> dict[str, Tensor]:
+        """The weights that the masks see, with their graph."""
+        seen: dict[str, Tensor] = {}
+        for name, layers in self._layers.items():
+            *before, _ = layers[0].parametrizations["weight"]  # type: ignore[index]
+            seen[name] = self.weights[name]
+            for module in before:
+                seen[name] = module(seen[name])
+        return seen
+
+    @contextmanager
+    def cached(self) -> Iterator[None]:
+        """Compute each masked weight once for everything inside, backward included.
+
+        The weights are touched here, with gradients enabled if they are outside: the cache keeps
+        what is computed first, and a `no_grad` forward inside an attack would otherwise cache
+        weights without a graph. Nothing is selected, and masks cannot change inside.
+        """
+        self._open += 1
+        try:
+            with parametrize.cached():
+                for layers in self._layers.values():
+                    for layer in layers:
+                        _ = layer.weight
+                yield
+        finally:
+            self._open -= 1
+
+    @contextmanager
+    def dense_gradients(self) -> Iterator[None]:
+        """Give pruned weights, too, the gradients of the weights that the network sees."""
+        for mask in self._masks.values():
+            mask.dense = True
+        try:
+            yield
+        finally:
+            for mask in self._masks.values():
+                mask.dense = False
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Every parameter of the network but the scores."""
+        scores = {id(score) for score in self.scores.values()}
+        return [parameter for parameter in self.model.parameters() if id(parameter) not in scores]
+
+    @torch.no_grad()
+    def load(self, checkpoint: Tensors) -> None:
+        """Take over a dense network's whole state, norms and running statistics too.
+
+        Masks and scores stay.
+
+        Args:
+            checkpoint: the ``state_dict()`` of this network without masks.
+
+        Raises:
+            UsageError: it is of another network. Nothing is changed then.
+        """
+        own = self._plain_state()
+        odd = own.keys() ^ checkpoint.keys()
+        odd |= {n for n in own.keys() - odd if own[n].shape != checkpoint[n].shape}
+        if odd:
+            raise UsageError(f"the checkpoint is of another network: {', '.join(sorted(odd)[:5])}.")
+        for name, tensor in checkpoint.items():
+            own[name].copy_(tensor)
 
     @property
     def kept(self) -> int:
-        """Number of prunable weights that the masks keep."""
-        return sum(mask.kept for mask in self.masks.values())
+        """Number of maskable weights that the masks keep."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
 
     @property
     def prunable(self) -> int:
-        """Number of prunable weights."""
-        return sum(mask.mask.numel() for mask in self.masks.values())
+        """Number of maskable weights."""
+        return sum(weight.numel() for weight in self.weights.values())
 
     @property
     def turnover(self) -> float:
-        """Share of the kept positions that the initial scores did not keep, in [0, 1]."""
-        return sum(mask.replaced for mask in self.masks.values()) / self.kept
+        """Share of the kept positions that the first masks did not keep, in [0, 1]."""
+        if self.initial is None or not self.kept:
+            return 0.0
+        fresh = sum(int((mask & ~self.initial[name]).sum()) for name, mask in self.masks.items())
+        return fresh / self.kept
 
     def report(self) -> list[LayerReport]:
         """What is kept of each layer, in the network's order."""
         return [
-            LayerReport(name, tuple(mask.mask.shape), mask.kept, mask.mask.numel())
+            LayerReport(_layer(name), tuple(mask.shape), int(mask.sum()), mask.numel())
             for name, mask in self.masks.items()
         ]
 
@@ -158,9 +342,30 @@ class MaskedModel:
         """Write the masked weights into the plain network and remove the parametrizations.
 
         Returns:
-            Each masked parameter's mask by the parameter's name (``conv1.weight``).
+            The masks, by name.
         """
-        for layer in self._layers:
-            drop_parametrizations(layer)
-            layer.weight.requires_grad_(True)
-        return {f"{name}.weight".removeprefix("."): m.mask for name, m in self.masks.items()}
+        masks = self.masks
+        # layers that share a weight write it one after the other, each what all have computed with
+        with torch.no_grad(), self.cached():
+            for layers in self._layers.values():
+                for layer in layers:
+                    drop_parametrizations(layer)
+                    layer.weight.requires_grad_(True)
+        return masks
+
+    def _plain_state(self) -> dict[str, Tensor]:
+        """The tensors of the network's plain state dict, by their names in it."""
+        own: dict[str, Tensor] = dict(self.model.state_dict(keep_vars=True))
+        masked = {id(layer) for layers in self._layers.values() for layer in layers}
+        for place, module in self.model.named_modules(remove_duplicate=False):
+            if id(module) in masked:
+                prefix = f"{place}.".removeprefix(".")
+                here = f"{prefix}parametrizations.weight."
+                weight = own[f"{here}original"]
+                own = {name: tensor for name, tensor in own.items() if not name.startswith(here)}
+                own[f"{prefix}weight"] = weight
+        return own
+
+
+def _layer(weight: str) -> str:
+    return weight.removesuffix("weight").removesuffix(".")

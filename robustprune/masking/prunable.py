@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from robustprune.errors import UsageError, first_line
+from robustprune.errors import UsageError, first_line, nearest
+from robustprune.masking.structures import Ends
 from robustprune.modes import eval_mode
 from robustprune.seeding import fork
 
@@ -58,21 +60,70 @@ def prunable_layers(model: nn.Module) -> dict[str, Layer]:
     return {prunable.name: next(iter(prunable.layers.values())) for prunable in _found(model)}
 
 
-def prunable_weights(model: nn.Module) -> list[Prunable]:
+def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> list[Prunable]:
     """The weights of a network that can be pruned, each once, in the network's order.
+
+    Args:
+        model: any network.
+        exclude: layers to leave out, by name or pattern (``layer4.*``), whatever they are.
 
     Raises:
         UsageError: there is none, or one that cannot be masked exactly: the network would compute
             with something else than what the mask keeps. Names the layer and the remedy.
     """
-    found = list(_found(model))
-    if not found:
+    every = list(_found(model))
+    if not every:
         raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
+    found = _left(every, exclude)
     problems = list(itertools.chain(*map(_problems, found))) or list(_shared(model, found))
     if problems:
         more = f"\nand {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
     return found
+
+
+def ends(model: nn.Module) -> Ends:
+    """The layers that see the images, and those that give the logits.
+
+    They are those that timm's configuration names (``first_conv`` and ``classifier``; several in a
+    network with several stems or heads). Where a network has none, they are the first and the last
+    prunable layer in its own order, which is that in which its modules were made. A network that
+    branches at an end, or makes its modules in another order, needs ``exclude`` for the others.
+    """
+    layers = [prunable.layers.keys() for prunable in _found(model)]
+    named = [_named(model, layers, key) for key in ("first_conv", "classifier")]
+    first, last = ({next(iter(names))} for names in (layers[0], layers[-1]))
+    return Ends(inputs=named[0] or first, outputs=named[1] or last)
+
+
+def _named(model: nn.Module, layers: Sequence[Collection[str]], key: str) -> set[str]:
+    """The layers, each by the first of its names, that timm's configuration has under a key."""
+    for place, module in model.named_modules():
+        config = getattr(module, "pretrained_cfg", None)
+        if not isinstance(config, Mapping):
+            continue
+        names = config.get(key) or ()
+        names = (names,) if isinstance(names, str) else names
+        prefixes = [f"{place}.{name}.".removeprefix(".") for name in names]
+        return {
+            next(iter(own))
+            for own in layers
+            if any(f"{name}.".startswith(prefix) for name in own for prefix in prefixes)
+        }
+    return set()
+
+
+def _left(prunables: Sequence[Prunable], exclude: Sequence[str]) -> list[Prunable]:
+    """Those of whose layers none fits a pattern."""
+    names = [name for prunable in prunables for name in prunable.layers]
+    for pattern in exclude:
+        if not fnmatch.filter(names, pattern):
+            raise UsageError(f"exclude: no layer is called '{pattern}'.{nearest(pattern, names)}")
+    out = {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
+    left = [prunable for prunable in prunables if not out & prunable.layers.keys()]
+    if not left:
+        raise UsageError(f"exclude: {', '.join(exclude)} leaves no layer to prune.")
+    return left
 
 
 def _found(model: nn.Module) -> Iterator[Prunable]:

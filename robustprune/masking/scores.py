@@ -7,31 +7,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 ScoreInit = Literal["scaled_magnitude", "magnitude", "kaiming", "xavier", "random"]
 """The names of the initialisations, as recipes write them."""
 
 
-def init_scores(weight: Tensor, name: ScoreInit | Callable[[Tensor], Tensor]) -> Tensor:
+def init_scores(weight: Tensor, name: ScoreInit, generator: torch.Generator) -> Tensor:
     """Scores for one layer, of the weight's shape, dtype, device and memory format.
 
     Args:
         weight: ``(out, in, …)`` of a convolution or a linear layer.
         name: ``scaled_magnitude`` is HYDRA's; ``magnitude`` is the weight itself; ``kaiming`` and
             ``xavier`` are uniform within a bound of the layer's own, ``random`` is uniform in
-            [0, 1) in every layer. Those three draw from the global generator, which the caller
-            forks. Or a function of the weight that gives scores of its shape.
+            [0, 1) in every layer.
+        generator: what those three draw from, on the CPU.
     """
     import torch
 
-    # contiguous, so that random scores do not depend on the memory format
-    initialise = _INITS[name] if isinstance(name, str) else name
-    scores = initialise(weight.detach().contiguous())
+    # contiguous and on the CPU, so that random scores depend on neither layout nor device
+    scores = _INITS[name](weight.detach().cpu().contiguous(), generator)
     return torch.empty_like(weight).copy_(scores)
 
 
-def _scaled_magnitude(weight: Tensor) -> Tensor:
+def _scaled_magnitude(weight: Tensor, generator: torch.Generator) -> Tensor:
     """``sqrt(6 / fan_in) · w / max|w|``: the paper's scaled initialisation. All-zero stays zero."""
     largest = weight.abs().max()
     if largest == 0:
@@ -40,31 +40,31 @@ def _scaled_magnitude(weight: Tensor) -> Tensor:
     return math.sqrt(6 / fan_in) * weight / largest
 
 
-def _kaiming(weight: Tensor) -> Tensor:
+def _kaiming(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform with bound ``sqrt(6 / ((1 + 5) · fan_in))``: torch's own for these layers."""
     from torch.nn import init
 
-    return init.kaiming_uniform_(weight.clone(), a=math.sqrt(5))
+    return init.kaiming_uniform_(weight.clone(), a=math.sqrt(5), generator=generator)
 
 
-def _xavier(weight: Tensor) -> Tensor:
+def _xavier(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform with bound ``sqrt(6 / (fan_in + fan_out))``."""
     from torch.nn import init
 
-    return init.xavier_uniform_(weight.clone())
+    return init.xavier_uniform_(weight.clone(), generator=generator)
 
 
-def _random(weight: Tensor) -> Tensor:
+def _random(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform in [0, 1) whatever the layer, so that every allocation treats layers alike."""
-    return weight.clone().uniform_()
+    return weight.clone().uniform_(generator=generator)
 
 
-def _magnitude(weight: Tensor) -> Tensor:
+def _magnitude(weight: Tensor, generator: torch.Generator) -> Tensor:
     """The weight itself."""
     return weight
 
 
-_INITS: dict[ScoreInit, Callable[[Tensor], Tensor]] = {
+_INITS: dict[ScoreInit, Callable[[Tensor, torch.Generator], Tensor]] = {
     "scaled_magnitude": _scaled_magnitude,
     "magnitude": _magnitude,
     "kaiming": _kaiming,

@@ -6,7 +6,13 @@ timm and torch are imported when a model is created, and timm in this package on
 from __future__ import annotations
 
 from robustprune.models.catalogue import BACKBONES, Backbone, backbones
-from robustprune.models.factory import check_name, create_model, image_size, model_names
+from robustprune.models.factory import (
+    check_name,
+    create_model,
+    image_size,
+    model_names,
+    registered_by,
+)
 from robustprune.models.options import ModelOptions
 
 __all__ = [
@@ -18,4 +24,5 @@ __all__ = [
     "create_model",
     "image_size",
     "model_names",
+    "registered_by",
 ]

@@ -36,6 +36,13 @@ def model_names() -> list[str]:
     return [*backbones(), *(name for name in timm.list_models() if name not in BACKBONES)]
 
 
+def registered_by(module: str) -> list[str]:
+    """The models that a module, full name, has registered with timm."""
+    import timm
+
+    return timm.list_models(module=module.rpartition(".")[2])
+
+
 def check_name(name: str) -> None:
     """Make sure that a model is called ``name``; timm is imported only if none of ours is.
 

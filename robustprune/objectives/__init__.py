@@ -16,7 +16,6 @@ registry: Registry[Objective] = Registry(
             "trades",
             "free",
             "gaussian",
-            "stability",
             "smoothadv",
             "ibp",
             "mixtrain",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from robustprune.adapters import torchattacks
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.radii import Radius, StepSize, default_step
@@ -26,19 +25,31 @@ class AdversarialTraining(Objective):
     eps: Radius = Field(8 / 255, ge=0)
     """Radius of the ℓ∞ ball, in units of the [0, 1] pixel range."""
 
-    def attack(self) -> tuple[str, dict[str, Any]]:
+    def arguments(self) -> tuple[str, dict[str, Any]]:
         """The torchattacks attack's name and arguments."""
-        raise TypeError(f"{type(self).__name__} must define attack()")
+        raise TypeError(f"{type(self).__name__} must define arguments()")
 
-    def __call__(
+    def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Tensor:
+        """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
+        from robustprune.adapters import torchattacks
+
+        name, arguments = self.arguments()
+        return torchattacks.perturb(name, model, images, labels, **arguments)
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
     ) -> Loss:
         """CE(f(x_adv), y)."""
         from torch.nn import functional as F
 
-        name, arguments = self.attack()
-        perturbed = torchattacks.perturb(name, model, images, labels, **arguments)
-        logits = model(perturbed)
+        logits = model(attacked)
         return Loss(F.cross_entropy(logits, labels), logits, {})
 
 
@@ -53,7 +64,7 @@ class Pgd(AdversarialTraining):
     random_start: bool = True
     """Start at a uniformly random point of the ball."""
 
-    def attack(self) -> tuple[str, dict[str, Any]]:
+    def arguments(self) -> tuple[str, dict[str, Any]]:
         """Torchattacks' PGD."""
         return "PGD", {
             "eps": self.eps,
@@ -73,7 +84,7 @@ class Fgsm(AdversarialTraining):
     """Start at a uniformly random point of the ball. Without it this is plain FGSM
     (Goodfellow et al. 2015), which overfits to its own step."""
 
-    def attack(self) -> tuple[str, dict[str, Any]]:
+    def arguments(self) -> tuple[str, dict[str, Any]]:
         """Torchattacks' FFGSM, or its FGSM without a random start."""
         if not self.random_start:
             return "FGSM", {"eps": self.eps}

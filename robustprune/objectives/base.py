@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from robustprune.parts import Part
@@ -30,22 +29,58 @@ class Loss(NamedTuple):
 class Objective(Part):
     """A robust loss. Subclass it, register it, and it trains weights and scores alike.
 
-    An instance serves one phase of one network. State goes into private attributes; an objective
-    that has any overrides `state_dict` and `load_state_dict`, and it is saved with the phase.
+    An objective that attacks defines `attack` and `loss`, so that two passes can share one attack;
+    another one `loss` alone, or just ``__call__``. Networks' train/eval modes are left as found.
+
+    An instance serves one stage of one network. State goes into private attributes; an objective
+    that has any overrides `state_dict` and `load_state_dict`, and it is saved with the stage.
     """
+
+    def attack(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Tensor | None:
+        """What an adversary makes of the images, detached; None if there is nothing to share.
+
+        Args:
+            model: maps images in [0, 1] to logits.
+            images: ``(n, channels, height, width)``, float in [0, 1].
+            labels: ``(n,)``, int64.
+            progress: where the stage is, for ramps.
+        """
+        return None
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
+    ) -> Loss:
+        """The loss of one batch, given what `attack` made of it; the other arguments are its."""
+        raise TypeError(f"{type(self).__name__} must define loss(model, images, attacked, …)")
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
     ) -> Loss:
-        """The loss of one batch.
+        """The loss of one batch, its attack included; see `attack` for the arguments."""
+        attacked = self.attack(model, images, labels, progress)
+        return self.loss(model, images, attacked, labels, progress)
 
-        Args:
-            model: maps images in [0, 1] to logits; its train/eval mode must be left as found.
-            images: ``(n, channels, height, width)``, float in [0, 1].
-            labels: ``(n,)``, int64.
-            progress: where the phase is, for ramps.
-        """
-        raise TypeError(f"{type(self).__name__} must define __call__(model, images, labels, …)")
+    @property
+    def attacks_apart(self) -> bool:
+        """Whether `attack` and `loss` are defined, and not ``__call__`` alone."""
+        return type(self).__call__ is Objective.__call__
+
+    @property
+    def one_pass(self) -> str:
+        """Why a step cannot take two passes with one attack; empty if it can."""
+        name = self.registered_name
+        if not self.attacks_apart:
+            return f"objective '{name}' defines __call__ alone: define attack() and loss() instead"
+        if type(self).after_backward is not Objective.after_backward:
+            return f"objective '{name}' moves its noise with each gradient: use pgd or fgsm"
+        return ""
 
     def validation_loss(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
@@ -62,21 +97,14 @@ class Objective(Part):
         return 1
 
     def after_backward(self) -> None:
-        """Called between the backward pass and the optimizer's step."""
+        """Called after each batch's backward pass, before the optimizer's step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values that a resumed phase needs."""
+        """Tensors and plain values that a resumed stage needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `merged` gave."""
-
-    def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """One state from that of each process that shares the batches, by rank.
-
-        The first one's: an objective whose state belongs to images overrides it.
-        """
-        return states[0]
+        """Take over what `state_dict` gave."""
 
     def fresh(self) -> Self:
         """The same objective without the state that it has gathered."""

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 class Benign(Objective):
     """Cross-entropy on the clean images."""
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
     ) -> Loss:
         """CE(f(x), y)."""
         from torch.nn import functional as F

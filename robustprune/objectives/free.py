@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
@@ -10,7 +9,6 @@ from pydantic import Field, PrivateAttr
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.radii import Radius
-from robustprune.rows import rows_of
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ class Free(Objective):
     """CE(f(x + δ), y), m steps a batch, δ kept between batches. Shafahi et al. 2019, Alg. 1.
 
     A recipe divides its epochs by m to spend the same time as plain training. The noise belongs
-    to the phase: it is saved with it and is not reset at an epoch's start.
+    to the stage: it is saved with it and is not reset at an epoch's start.
     """
 
     eps: Radius = Field(4 / 255, ge=0)
@@ -32,8 +30,7 @@ class Free(Objective):
     replays: int = Field(4, ge=1)
     """m: optimizer steps on each batch."""
 
-    _noise: Any = PrivateAttr(None)  # of the places in the batch that are in this process
-    _resumed: Any = PrivateAttr(None)  # of all places, until it is known which of them are here
+    _noise: Any = PrivateAttr(None)
     _perturbed: Any = PrivateAttr(None)
 
     @property
@@ -41,15 +38,26 @@ class Free(Objective):
         """Optimizer steps to take on each batch."""
         return self.replays
 
-    def __call__(
+    def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
-    ) -> Loss:
-        """CE(f(clip(x + δ)), y); δ takes its gradient from the same backward pass."""
-        from torch.nn import functional as F
-
+    ) -> Tensor:
+        """clip(x + δ), a leaf: δ takes its gradient from the weights' backward pass."""
         # the gradient is taken at the clipped image: through clamp it would vanish at 0 and 1
         self._perturbed = (images + self._noise_for(images)).clamp(0, 1).requires_grad_()
-        logits = model(self._perturbed)
+        return self._perturbed  # type: ignore[no-any-return]
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
+    ) -> Loss:
+        """CE(f(clip(x + δ)), y)."""
+        from torch.nn import functional as F
+
+        logits = model(attacked)
         return Loss(F.cross_entropy(logits, labels), logits, {})
 
     def validation_loss(
@@ -69,33 +77,19 @@ class Free(Objective):
 
     def state_dict(self) -> dict[str, Any]:
         """The noise, ``(largest batch so far, channels, height, width)``."""
-        if self._noise is None:
-            return {} if self._resumed is None else {"noise": self._resumed, "whole": True}
-        return {"noise": self._noise.cpu()}
+        return {} if self._noise is None else {"noise": self._noise.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the noise over."""
-        self._noise, self._resumed = None, state.get("noise")
-
-    def merged(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The noise of each place in the batch, which processes have in turn."""
-        if not states[0] or states[0].get("whole"):  # no batch was seen since it was put together
-            return {key: states[0][key] for key in states[0] if key == "noise"}
-        parts = [state["noise"] for state in states]
-        whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
-        for first, part in enumerate(parts):
-            whole[first :: len(parts)] = part
-        return {"noise": whole}
+        self._noise = state.get("noise")
 
     def _noise_for(self, images: Tensor) -> Tensor:
         """The stored noise of this batch's places, grown by zeros if the batch is larger."""
         import torch
 
         if self._noise is None:
-            rows = rows_of(images)
-            known = torch.zeros_like(images) if self._resumed is None else self._resumed
-            here = slice(None) if self._resumed is None else slice(rows.first, None, rows.every)
-            self._noise, self._resumed = known[here].to(images.device, copy=True), None
+            self._noise = torch.zeros_like(images)
+        self._noise = self._noise.to(images.device)
         missing = len(images) - len(self._noise)
         if missing > 0:
             self._noise = torch.cat([self._noise, torch.zeros_like(images[:missing])])

@@ -26,8 +26,13 @@ class Gaussian(Objective):
     sigma: Sigma = Field(0.25, ge=0)
     """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
     ) -> Loss:
         """Cross-entropy on one noisy copy of each image."""
         import torch

@@ -29,8 +29,13 @@ class IntervalTraining(CertifiedTraining):
         margins = self.bounds(model, images).margins(model, images, labels, eps=eps, method="ibp")
         return robust_cross_entropy(margins)
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
     ) -> Loss:
         """The mixture; plain cross-entropy while the ramp's radius is 0."""
         import torch
@@ -52,7 +57,7 @@ class IntervalTraining(CertifiedTraining):
 class Ibp(IntervalTraining):
     """Training on interval bounds. Source: Gowal et al. 2018 (arXiv 1810.12715).
 
-    κ goes from ``kappa_start`` to ``kappa`` as eps goes from 0 to all of itself. In phases that
+    κ goes from ``kappa_start`` to ``kappa`` as eps goes from 0 to all of itself. In stages that
     have no ramp both are where they end.
     """
 
@@ -71,7 +76,7 @@ class CrownIbp(IntervalTraining):
     """Training on CROWN-IBP bounds mixed into IBP's. Source: Zhang et al. 2020 (arXiv 1906.06316).
 
     The margins are β·CROWN-IBP + (1 − β)·IBP with β = 1 − ε_t/ε, so CROWN-IBP steadies the ramp
-    and after it training is on interval bounds alone: HYDRA's prune and finetune phases are that.
+    and after it training is on interval bounds alone: HYDRA's prune and finetune stages are that.
     Both are sound, and so is their mixture.
     """
 

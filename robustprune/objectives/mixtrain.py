@@ -9,7 +9,6 @@ from pydantic import Field
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss
 from robustprune.objectives.certified import CertifiedTraining, robust_cross_entropy
-from robustprune.rows import rows_of
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -32,20 +31,26 @@ class MixTrain(CertifiedTraining):
     """
 
     samples: int = Field(5, ge=1)
-    """k: images of a batch that are bounded. HYDRA takes 5 for CNN-small, 1 for CNN-large."""
+    """k: images of a batch that are bounded, in each process that shares it. HYDRA takes 5 for
+    CNN-small, 1 for CNN-large."""
     probability: float = Field(0.8, gt=0, le=1)
     """Of taking the robust term in a step."""
     most: float = Field(50.0, gt=0)
     """What the weight w grows to: from 0.1 it is multiplied by 2.5 every 5 epochs, counted from the
-    end of the ramp, or from the start of a phase without one."""
+    end of the ramp, or from the start of a stage without one."""
 
     def weight(self, progress: Progress) -> float:
         """w, from the epochs finished."""
         past = max(progress.epoch - self.ramp.end(progress), 0)
         return min(START * float(GROWTH ** (past // EVERY)), self.most)
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
     ) -> Loss:
         """The clean loss, and the robust one where it is this step's turn."""
         import torch
@@ -55,16 +60,12 @@ class MixTrain(CertifiedTraining):
         natural = F.cross_entropy(logits, labels)
         eps = self.radius(progress)
         turn = float(torch.rand(())) < self.probability
-        rows = rows_of(images)
-        chosen = torch.randperm(rows.total)[: self.samples]  # of the batch on all processes
-        here = rows.here(chosen).to(images.device)
-        if not turn or eps == 0 or not len(here):
+        if not turn or eps == 0:
             zero = torch.zeros_like(natural)
             return Loss(natural, logits, {"natural": natural.detach(), "robust": zero})
-        some, their = images[here], labels[here]
+        chosen = torch.randperm(len(images))[: self.samples].to(images.device)
+        some, their = images[chosen], labels[chosen]
         margins = self.bounds(model, some).margins(model, some, their, eps=eps, method="crown")
-        # a mean over this process's images stands for the term's mean over all that are chosen
-        share = len(here) * rows.total / (len(chosen) * len(images))
-        robust = share * robust_cross_entropy(margins)
+        robust = robust_cross_entropy(margins)
         total = natural + self.weight(progress) * robust
         return Loss(total, logits, {"natural": natural.detach(), "robust": robust.detach()})

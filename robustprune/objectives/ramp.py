@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from robustprune.parts import Options
-from robustprune.types import PhaseName, Progress
+from robustprune.types import Progress
 
 MIDDLE = 0.25
 """Where a smoothed ramp turns from a power into a line; share of its length."""
@@ -24,17 +24,18 @@ class Ramp(Options):
     """Epochs before it begins, in which the radius is 0."""
     shape: Literal["linear", "smoothed"] = "linear"
     """A line; or a fourth power for the first quarter, and a line from there to the end."""
-    phases: list[PhaseName] = ["pretrain"]
-    """The phases that it acts in; the others use the whole radius."""
+    stages: list[str] = ["pretrain", "train"]
+    """The stages that it acts in, ``train`` standing for ``train-1`` too; the others use the whole
+    radius."""
 
     def factor(self, progress: Progress) -> float:
-        """What to multiply the radius by, in [0, 1]; never falls within a phase.
+        """What to multiply the radius by, in [0, 1]; never falls within a stage.
 
         Args:
-            progress: the phase, and how much of it is finished. The ramp's unit is the epoch,
+            progress: the stage, and how much of it is finished. The ramp's unit is the epoch,
                 but it moves with every step.
         """
-        if progress.phase not in self.phases:
+        if not self._acts(progress):
             return 1.0
         position = progress.fraction * progress.epochs - self.start
         if position >= self.epochs:
@@ -45,8 +46,11 @@ class Ramp(Options):
         return _smoothed(share) if self.shape == "smoothed" else share
 
     def end(self, progress: Progress) -> float:
-        """Epochs from the start of the phase to the end of the ramp; 0 where it does not act."""
-        return self.start + self.epochs if progress.phase in self.phases else 0.0
+        """Epochs from the start of the stage to the end of the ramp; 0 where it does not act."""
+        return self.start + self.epochs if self._acts(progress) else 0.0
+
+    def _acts(self, progress: Progress) -> bool:
+        return progress.stage in self.stages or progress.stage.partition("-")[0] in self.stages
 
 
 def _smoothed(share: float) -> float:

@@ -47,18 +47,30 @@ class SmoothAdv(Objective):
     ramp: Ramp = Ramp()
     """How eps grows. The source's warm-up is ``{epochs: 10}``."""
 
-    def __call__(
+    def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
-    ) -> Loss:
-        """Cross-entropy, a mean over images and noises."""
+    ) -> Tensor:
+        """The noisy images x + δ + ηᵢ, ``(m, n, channels, height, width)``, detached."""
         import torch
-        from torch.nn import functional as F
 
         shape = (self.noises, *images.shape)
         noise = self.sigma * torch.randn(shape, dtype=images.dtype, device=images.device)
         eps = self.eps * self.ramp.factor(progress)
-        perturbed = self.perturb(model, images, labels, noise, eps)
-        each = _log_probabilities(model, perturbed, noise)
+        return self.perturb(model, images, labels, noise, eps) + noise
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
+    ) -> Loss:
+        """Cross-entropy, a mean over images and noises."""
+        from torch.nn import functional as F
+
+        assert attacked is not None
+        each = _log_probabilities(model, attacked)
         total = F.nll_loss(each.flatten(0, 1), labels.repeat(self.noises))
         return Loss(total, _log_mean(each), {})
 
@@ -78,7 +90,7 @@ class SmoothAdv(Objective):
         from torch.nn import functional as F
 
         def loss(x: Tensor) -> Tensor:
-            smoothed = _log_mean(_log_probabilities(model, x, noise))
+            smoothed = _log_mean(_log_probabilities(model, x + noise))
             return F.nll_loss(smoothed, labels, reduction="sum")
 
         if eps == 0:
@@ -88,13 +100,13 @@ class SmoothAdv(Objective):
             return ascend(loss, images, images, eps=eps, step_size=step_size, steps=self.steps)
 
 
-def _log_probabilities(model: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
-    """Of every noisy copy, log softmax(f(x + ηᵢ)): ``(m, n, classes)``."""
+def _log_probabilities(model: nn.Module, noisy: Tensor) -> Tensor:
+    """Log softmax(f(x + ηᵢ)), ``(m, n, classes)``, of ``(m, n, channels, height, width)``."""
     import torch
 
-    logits: Tensor = model((images + noise).flatten(0, 1))
+    logits: Tensor = model(noisy.flatten(0, 1))
     precise = torch.promote_types(logits.dtype, torch.float32)  # autocast on CPU leaves it half
-    return logits.log_softmax(dim=1, dtype=precise).view(*noise.shape[:2], -1)
+    return logits.log_softmax(dim=1, dtype=precise).view(*noisy.shape[:2], -1)
 
 
 def _log_mean(each: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""TRADES: a clean loss, and how far an adversary can move the prediction."""
+"""A clean loss, and how far a prediction moves: by an adversary (TRADES), by noise (stability)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from robustprune.adapters import torchattacks
 from robustprune.modes import eval_mode
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
-from robustprune.objectives.consistency import consistency
 from robustprune.objectives.l2 import ascend
-from robustprune.radii import Radius, StepSize, default_step
+from robustprune.radii import Radius, Sigma, StepSize, default_step
 from robustprune.types import Progress
 
 if TYPE_CHECKING:
@@ -37,21 +35,29 @@ class Trades(Objective):
     beta: float = Field(6.0, ge=0)
     """Weight of the KL term."""
 
-    def __call__(
+    def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
-    ) -> Loss:
-        """The clean and the robust part, each a mean over the batch."""
-        perturbed = self.perturb(model, images)
-        return consistency(model(images), model(perturbed), labels, self.beta)
-
-    def perturb(self, model: nn.Module, images: Tensor) -> Tensor:
+    ) -> Tensor:
         """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
+        from robustprune.adapters import torchattacks
+
         step_size = self.step_size or default_step(self.eps, self.steps)
         if self.norm == "l2":
             return _perturb_l2(model, images, self.eps, step_size, self.steps)
         return torchattacks.perturb(
             "TPGD", model, images, eps=self.eps, alpha=step_size, steps=self.steps
         )
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
+    ) -> Loss:
+        """The clean and the robust part, each a mean over the batch."""
+        return consistency(model(images), model(attacked), labels, self.beta)
 
 
 def _perturb_l2(
@@ -70,3 +76,56 @@ def _perturb_l2(
             target = F.log_softmax(model(images), dim=1)
         start = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)
         return ascend(kl, start, images, eps=eps, step_size=step_size, steps=steps)
+
+
+@register("stability")
+class Stability(Objective):
+    """CE(f(x), y) + β·KL(f(x) ‖ f(x + σN)). Source: Zheng et al. 2016; Carmon et al. 2019, Sec. 4.
+
+    HYDRA's objective for randomised smoothing. The noise is not clipped, and the gradient goes
+    through both predictions.
+    """
+
+    sigma: Sigma = Field(0.25, ge=0)
+    """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
+    beta: float = Field(6.0, ge=0)
+    """Weight of the KL term."""
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
+    ) -> Loss:
+        """The clean and the robust part, each a mean over the batch."""
+        import torch
+
+        noisy = images + self.sigma * torch.randn_like(images)
+        return consistency(model(images), model(noisy), labels, self.beta)
+
+
+def consistency(logits: Tensor, moved: Tensor, labels: Tensor, beta: float) -> Loss:
+    """CE(p, y) + β·KL(p ‖ q), each a mean over the batch, differentiated through p and q.
+
+    Args:
+        logits: of p, on the clean images: ``(n, classes)``; they are the loss's logits.
+        moved: of q, on the perturbed images: same shape.
+        labels: ``(n,)``, int64.
+        beta: weight of the divergence.
+
+    Returns:
+        The loss with the parts ``natural`` and ``robust``.
+    """
+    from torch.nn import functional as F
+
+    natural = F.cross_entropy(logits, labels)
+    robust = F.kl_div(
+        F.log_softmax(moved, dim=1),
+        F.log_softmax(logits, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    parts = {"natural": natural.detach(), "robust": robust.detach()}
+    return Loss(natural + beta * robust, logits, parts)

@@ -1,4 +1,4 @@
-"""From a recipe to results: objects, phases, evaluations, files."""
+"""From a recipe to results: objects, stages, evaluations, files."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from robustprune.files import write_json
 from robustprune.pipeline.folder import RunFolder
-from robustprune.tracking import NullTracker, Tracker, phase_metrics
-from robustprune.training.phase import Phase
+from robustprune.pruners import Stage
+from robustprune.tracking import NullTracker, Tracker, stage_metrics
 
 
 class Curves:
-    """Gathers the epochs of a network's phases.
+    """Gathers the epochs of a network's stages.
 
     Args:
         folder: ``history.json`` is written there.
@@ -22,25 +22,25 @@ class Curves:
         self._folder, self._tracker = folder, tracker
         self._epochs: dict[str, list[dict[str, float]]] = {}
 
-    def add(self, phase: Phase, history: list[dict[str, float]]) -> None:
-        """Take in the epochs of ``phase`` that are new in its ``history``.
+    def add(self, network: str, stage: Stage, history: list[dict[str, float]]) -> None:
+        """Take in the epochs of a network's ``stage`` that are new in its ``history``.
 
         Raises:
             FullDiskError: nothing more can be written.
         """
-        known = self._epochs.setdefault(phase.name, [])
+        known = self._epochs.setdefault(stage.name, [])
         for metrics in history[len(known) :]:
             known.append(metrics)
-            values = phase_metrics(phase.name, metrics)
-            self._tracker.metrics(phase.network, values, step=len(known))
-        file, entries = self._folder.history(phase.network), self._entries()
+            values = stage_metrics(stage.name, metrics)
+            self._tracker.metrics(network, values, step=len(known))
+        file, entries = self._folder.history(network), self._entries()
         self._folder.write(lambda: write_json(file, entries))
-        title = f"{phase.network} {phase.name}"
+        title = f"{network} {stage.name}"
         self._folder.stop_if_full(f"state after epoch {len(history)} of {title}")
 
     def _entries(self) -> list[dict[str, Any]]:
         return [
-            {"phase": phase, "epoch": number, "metrics": metrics}
-            for phase, epochs in self._epochs.items()
+            {"stage": stage, "epoch": number, "metrics": metrics}
+            for stage, epochs in self._epochs.items()
             for number, metrics in enumerate(epochs, start=1)
         ]

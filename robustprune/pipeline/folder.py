@@ -119,9 +119,13 @@ class RunFolder:
         """What became of each test image under one network."""
         return self.network(network) / "images.parquet"
 
-    def state(self, network: str, phase: str) -> Path:
-        """The state of one phase, which only resume reads."""
-        return self.path / "state" / f"{network}.{phase}.pt"
+    def state(self, network: str, stage: str) -> Path:
+        """The state of one stage, which only resume reads."""
+        return self.path / "state" / f"{network}.{stage}.pt"
+
+    def epoch(self, number: int) -> Path:
+        """The dense network's weights after some epochs of pretraining, for pruners' use."""
+        return self.path / "state" / f"dense.pretrain@{number}.pt"
 
     @property
     def _lock_file(self) -> Path:
@@ -194,7 +198,7 @@ class RunFolder:
             raise FullDiskError(kept, self.path)
 
     def finish(self) -> None:
-        """Note that the run is complete, and drop the states of its phases and evaluations."""
+        """Note that the run is complete, and drop the states of its stages and evaluations."""
         self._release()
         for path in (self.path / "state").glob("*.pt"):
             path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from robustprune.artifacts.dense import annotate
+from robustprune.artifacts.sizes import kept_weights, left_dense
 from robustprune.datasets import Splits
 from robustprune.errors import InterruptedRun, PeerError, SoundnessError, first_line
 from robustprune.evaluators import Evaluator
@@ -25,17 +25,15 @@ from robustprune.pipeline.dead import dead, describe
 from robustprune.pipeline.folder import RunFolder, read_json
 from robustprune.pipeline.judge import judge
 from robustprune.pipeline.making import Making
-from robustprune.pipeline.phases import pretraining, pruning
 from robustprune.pipeline.progress import Subject
 from robustprune.pipeline.relay import read_saved
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.shared import History, SharedDense, determinants
+from robustprune.pipeline.stages import Network, kept_epochs, networks
 from robustprune.pipeline.verdicts import Verdicts
-from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe
 from robustprune.recipe.own import blamed
 from robustprune.report import write_report
-from robustprune.seeding import fork
 from robustprune.tracking import (
     NETWORK_FILES,
     RUN_FILES,
@@ -50,7 +48,6 @@ from robustprune.tracking import (
     run_name,
     uploads,
 )
-from robustprune.training.phase import Phase
 
 _FOUND = ("metrics", "alarms", "dead")
 """What of a network's entry its file is annotated with."""
@@ -68,7 +65,7 @@ class Job:
         tracker: told of what happens.
         console: the same, for people.
         compute: device, precision and threads.
-        max_steps: set if phases are cut.
+        max_steps: set if stages are cut.
         share: where dense networks are shared with other runs; None for nowhere.
         networks: entries of ``results.json``, as they come in.
     """
@@ -89,8 +86,8 @@ class Job:
         self._page: Path | None = None
         self.document = self.recipe.document()
         self.shard = self.compute.shard
-        about = (self.recipe, self.data, self.folder, self.tracker, self.console, self.compute)
-        self.making = Making(*about, self.max_steps)
+        about = (self.recipe, self.data, self.initial, self.folder, self.tracker, self.console)
+        self.making = Making(*about, self.compute, self.max_steps)
         processes = self.shard.world
         self.environment = results.environment(self.compute.device, processes=processes)
         self.datasets = results.datasets(self.document["data"]["name"], self.data)
@@ -142,13 +139,11 @@ class Job:
         )
 
     def _networks(self) -> None:
-        dense = self._dense()
-        if self.recipe.prune is None:
-            return
-        for method in self.recipe.prune.methods:
-            assert isinstance(method, Pruner)
-            for density in self.recipe.prune.densities:
-                self._pruned(dense, method, density)
+        for network in networks(self.recipe):
+            if network.pruner is None:
+                self._dense(network)
+            else:
+                self._pruned(network)
 
     def _complete(self) -> None:
         self._report()
@@ -171,88 +166,79 @@ class Job:
                 reason = f"{own}\nMend the file, and write it with: {again}"
             self.console.warn(f"the report was not written: {reason}")
 
-    def _dense(self) -> nn.Module:
-        name, path = "dense", self.folder.model("dense")
-        self._open(name, pruner=None, density=1.0)
+    def _dense(self, network: Network) -> None:
+        path = self.folder.model(network.name)
+        self._open(network)
         if self.shard.lead(path.exists):
             model = self.compute.placed(read_saved(path, shard=self.shard).model)
         elif self.share is None or self.recipe.pretrain is None:
-            model, _ = self._trained(name)
+            model, _ = self.making.dense(network)
         else:
-            model = self._shared(name, self.share)
+            model = self._shared(network, self.share)
         prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
         facts = {"kept": prunable, "prunable": prunable, "turnover": None}
-        self._judge(name, model, facts | self.shard.lead(lambda: read_json(self.folder.reused, {})))
-        return model
+        reused = self.shard.lead(lambda: read_json(self.folder.reused, {}))
+        self._judge(network.name, model, facts | reused)
 
-    def _trained(self, name: str) -> tuple[nn.Module, History]:
-        assert self.initial is not None
-        model = self.compute.placed(self.initial)
-        histories = self.making.train(model, pretraining(self.recipe, name, model))
-        self.making.save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
-        return model, [epoch for history in histories for epoch in history]
-
-    def _shared(self, name: str, runs: Path) -> nn.Module:
+    def _shared(self, network: Network, runs: Path) -> nn.Module:
         """The dense network that another run has trained, or a new one, left for others."""
+        epochs = {epoch: self.folder.epoch(epoch) for epoch in kept_epochs(self.recipe)}
         shared = SharedDense(runs, self.shard.lead(self._determinants))
         waiting = partial(self.console.info, f"waiting for {shared.folder}: in training")
         with ExitStack() as held:
             self.shard.lead(lambda: held.enter_context(shared.claim(waiting)) and None)
-            history = self.shard.lead(lambda: shared.history(self.console.warn))
+            history = self.shard.lead(lambda: shared.history(self.console.warn, epochs))
             if history is None:
-                model, trained = self._trained(name)
-                self.shard.lead(lambda: self._share(shared, name, trained))
+                model, trained = self.making.dense(network)
+                self.shard.lead(lambda: self._share(shared, network.name, trained, epochs))
                 return model
+            self.shard.lead(lambda: shared.fetch(epochs))
         self.console.info(f"the dense network is reused from {shared.folder}")
         model = self.compute.placed(read_saved(shared.model, shard=self.shard).model)
-        phases = pretraining(self.recipe, name, model)
-        self.shard.lead(lambda: self._note_reuse(shared, phases, history))
-        self.making.save(name, model, masks={}, pruner=None, density=1.0, turnover=None)
+        self.shard.lead(lambda: self._note_reuse(shared, network, history))
+        self.making.save(network, model, masks={}, turnover=None)
         return model
 
-    def _note_reuse(self, shared: SharedDense, phases: list[Phase], history: History) -> None:
+    def _note_reuse(self, shared: SharedDense, network: Network, history: History) -> None:
         self.folder.write(lambda: write_json(self.folder.reused, {"reused": shared.digest}))
-        for phase in phases:
-            Curves(self.folder, self.tracker).add(phase, history)
+        for stage in network.stages:
+            Curves(self.folder, self.tracker).add(network.name, stage, history)
 
     def _determinants(self) -> dict[str, Any]:
         facts = {"environment": self.environment, "origin": self.folder.origin}
         return determinants(self.recipe, self.data, **facts, max_steps=self.max_steps)
 
-    def _share(self, shared: SharedDense, name: str, history: History) -> None:
+    def _share(
+        self, shared: SharedDense, name: str, history: History, epochs: dict[int, Path]
+    ) -> None:
         """Leave the dense network for other runs; this one does not fail by that."""
         try:
-            shared.commit(self.folder.model(name), history)
+            shared.commit(self.folder.model(name), history, epochs)
         except OSError as error:  # of a disk that may be another one than the run folder's
             self.console.warn(f"the dense network is not shared: {error}")
 
-    def _pruned(self, dense: nn.Module, method: Pruner, density: float) -> None:
-        name = method.network(density)
-        path = self.folder.model(name)
-        self._open(name, pruner=method.registered_name, density=density)
+    def _pruned(self, network: Network) -> None:
+        name, path = network.name, self.folder.model(network.name)
+        self._open(network)
         if not self.shard.lead(path.exists):
-            model = copy.deepcopy(dense)
-            with fork(self.recipe.seed, name, "scores"):
-                masked = method.attach(model, density)
-            self.making.train(model, pruning(self.recipe, name, method, masked))
-            turnover = masked.turnover
-            masks = masked.bake()
-            self.making.save(
-                name, model, masks=masks, pruner=method, density=density, turnover=turnover
-            )
+            self.making.pruned(network)
         saved = read_saved(path, shard=self.shard)
-        facts = {
-            "kept": sum(int(mask.sum()) for mask in saved.masks.values()),
-            "prunable": sum(mask.numel() for mask in saved.masks.values()),
+        layers = kept_weights(saved)
+        facts: dict[str, Any] = {
+            "kept": sum(layer.kept for layer in layers),
+            "prunable": sum(layer.total for layer in layers),
             "turnover": saved.metadata["turnover"],
         }
+        if dense := left_dense(saved):
+            facts["left_dense"] = dense
         self._judge(name, self.compute.placed(saved.model), facts)
 
-    def _open(self, name: str, *, pruner: str | None, density: float) -> None:
+    def _open(self, network: Network) -> None:
+        name, pruner = network.name, network.pruner
         entry: dict[str, Any] = {
             "name": name,
-            "pruner": pruner,
-            "density": density,
+            "pruner": None if pruner is None else pruner.registered_name,
+            "density": network.density,
             "model": f"{name}/model.safetensors",
             "metrics": {},
         }

@@ -5,28 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from robustprune.masking import prunable_layers
+from robustprune.masking import MaskedModel, attach, prunable_layers, select
 from robustprune.pipeline.counts import check_counts
 from robustprune.pipeline.network import initial_network
-from robustprune.pipeline.phases import finetune_epochs, phase_data
-from robustprune.pruners import LearnedPruner
-from robustprune.seeding import fork
+from robustprune.pipeline.stages import Network, networks, pruners_of
 from robustprune.tracking import RUNS, describe_store
+from robustprune.training.loop import steps_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from robustprune.datasets import Splits
-    from robustprune.pruners import Pruner
-    from robustprune.recipe import PhaseOptions, Recipe
-    from robustprune.types import PhaseName
+    from robustprune.objectives import Objective
+    from robustprune.pruners import Pruner, Stage
+    from robustprune.recipe import Recipe
 
 Table = tuple[list[str], list[list[str]]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """A recipe with its data read and its network built."""
 
@@ -37,10 +37,15 @@ class Plan:
     def kept(self) -> Table:
         """Weights kept in each layer, a column for each pruned network.
 
-        An allocation that follows the scores is shown for the untrained network.
+        The masks are those of the untrained network's largest weights: where an allocation follows
+        what a method learns, the layers' shares may come out otherwise.
         """
         layers = prunable_layers(self.model)
-        columns = {name: self._counts(method, density) for name, method, density in self._pruned()}
+        columns = {
+            network.name: self._counts(network.pruner, network.density)
+            for network in self._networks
+            if network.pruner is not None
+        }
         rows = [
             [name, "×".join(map(str, layer.weight.shape)), f"{layer.weight.numel():,}"]
             + [f"{counts[name]:,}" for counts in columns.values()]
@@ -51,60 +56,66 @@ class Plan:
         rows.append(["all", "", f"{total:,}", *sums])
         return ["layer", "shape", "dense", *columns], rows
 
+    def left_dense(self) -> dict[str, list[str]]:
+        """By pruner, the prunable layers without a mask: excluded, or left by its structure."""
+        layers = prunable_layers(self.model)
+        found = {}
+        for pruner in pruners_of(self.recipe):
+            masked = {layer.name for layer in self._attached(pruner).report()}
+            found[pruner.variant] = [name for name in layers if name not in masked]
+        return found
+
     def steps(self) -> Table:
-        """Optimizer steps of each network's phases."""
-        recipe = self.recipe
-        rows = []
-        if recipe.pretrain is not None:
-            rows.append(["dense", "pretrain", *self._cost("pretrain", recipe.pretrain)])
-        for name, method, _ in self._pruned():
-            if isinstance(method, LearnedPruner) and recipe.prune is not None:
-                rows.append([name, "prune", *self._cost("prune", recipe.prune)])
-            if recipe.finetune is not None:
-                epochs = finetune_epochs(recipe, method)
-                rows.append([name, "finetune", *self._cost("finetune", recipe.finetune, epochs)])
+        """Optimizer steps of each network's stages."""
+        rows = [
+            [network.name, stage.name, *self._cost(stage)]
+            for network in self._networks
+            for stage in network.stages
+            if stage.options is not None
+        ]
         total = sum(int(row[-1].replace(",", "")) for row in rows)
         rows.append(["all", "", "", "", f"{total:,}"])
-        return ["network", "phase", "epochs", "steps an epoch", "steps"], rows
+        return ["network", "stage", "epochs", "steps an epoch", "steps"], rows
 
     def paths(self) -> list[str]:
         """What a run would write, the run's id left open."""
         folder = RUNS / self.recipe.name / "<id>"
-        files = ["recipe.yaml", "results.json", "dense/model.safetensors"]
-        files += ["dense/history.json"] if self.recipe.pretrain is not None else []
-        for name, method, _ in self._pruned():
-            files.append(f"{name}/model.safetensors")
-            if isinstance(method, LearnedPruner) or self.recipe.finetune is not None:
-                files.append(f"{name}/history.json")
+        files = ["recipe.yaml", "results.json"]
+        for network in self._networks:
+            files.append(f"{network.name}/model.safetensors")
+            if any(stage.options is not None for stage in network.stages):
+                files.append(f"{network.name}/history.json")
         if self.recipe.evaluate:
-            files += [f"{name}/images.parquet" for name in ("dense", *self._names())]
+            files += [f"{network.name}/images.parquet" for network in self._networks]
         files += [f"imports/{file.name}" for file in self.recipe.files.values()]
         if self.recipe.tracking.enabled and self.recipe.tracking.report:
             files.append("report/report.html")
         store = describe_store(self.recipe.tracking, RUNS)
         return [*(str(folder / file) for file in files), store]
 
-    def _names(self) -> list[str]:
-        return [name for name, *_ in self._pruned()]
+    @cached_property
+    def _networks(self) -> list[Network]:
+        return networks(self.recipe)
 
-    def _pruned(self) -> list[tuple[str, Pruner, float]]:
-        prune = self.recipe.prune
-        if prune is None:
-            return []
-        methods: list[Pruner] = prune.methods  # type: ignore[assignment]
-        return [(m.network(d), m, d) for m in methods for d in prune.densities]
+    def _attached(self, pruner: Pruner) -> MaskedModel:
+        model = copy.deepcopy(self.model)
+        return attach(model, exclude=pruner.exclude, structure=pruner.structure)
 
-    def _counts(self, method: Pruner, density: float) -> dict[str, int]:
-        with fork(self.recipe.seed, "plan"):
-            masked = method.attach(copy.deepcopy(self.model), density)
-        return {layer.name: layer.kept for layer in masked.report()}
+    def _counts(self, pruner: Pruner, density: float) -> dict[str, int]:
+        masked = self._attached(pruner)
+        importance = {name: weight.detach().abs() for name, weight in masked.weights.items()}
+        masked.set(
+            select(importance, density, allocation=pruner.allocation, structure=pruner.structure)
+        )
+        dense = {name: layer.weight.numel() for name, layer in prunable_layers(self.model).items()}
+        return dense | {layer.name: layer.kept for layer in masked.report()}
 
-    def _cost(self, name: PhaseName, phase: PhaseOptions, epochs: int | None = None) -> list[str]:
-        train = phase_data(self.recipe, self.data, name).train
-        assert train is not None
-        repeats = getattr(self.recipe.objective_of(name), "repeats", 1)
-        steps = train.steps(phase.batch_size) * repeats
-        epochs = phase.epochs if epochs is None else epochs
+    def _cost(self, stage: Stage) -> list[str]:
+        options, recipe = stage.options, self.recipe
+        assert options is not None
+        objective: Objective = options.objective or recipe.objective  # type: ignore[assignment]
+        steps = steps_of(options, self.data, objective, seed=recipe.seed)
+        epochs = options.epochs - stage.start
         return [str(epochs), f"{steps:,}", f"{epochs * steps:,}"]
 
 

@@ -11,7 +11,7 @@ from robustprune import __version__
 
 if TYPE_CHECKING:
     from robustprune.parts import Part
-    from robustprune.pruners import Pruner
+    from robustprune.pipeline.stages import Network
     from robustprune.recipe import Recipe
 
 FORMAT = 1
@@ -20,11 +20,9 @@ FORMAT = 1
 def provenance(
     recipe: Recipe,
     *,
-    network: str,
+    network: Network,
     model: dict[str, Any],
     classes: Sequence[str],
-    pruner: Pruner | None,
-    density: float,
     turnover: float | None,
     max_steps: int | None = None,
     origin: Mapping[str, Any] | None = None,
@@ -33,13 +31,11 @@ def provenance(
 
     Args:
         recipe: the run's.
-        network: the network's name in the run.
+        network: which one of the run.
         model: the arguments from which `create_model` rebuilds it.
         classes: the names of its classes in the order of its outputs.
-        pruner: None for the dense network.
-        density: as asked for.
-        turnover: share of the kept weights that the initial scores did not keep.
-        max_steps: set if phases were cut.
+        turnover: share of the kept weights that the first mask did not keep.
+        max_steps: set if stages were cut.
         origin: where the weights come from that it started from; see `weights`.
     """
     document = recipe.document()
@@ -50,27 +46,27 @@ def provenance(
         "format": FORMAT,
         **cut,
         **(origin or {}),
-        "network": network,
+        "network": network.name,
         "model": model,
-        "pruner": None if pruner is None else pruner.model_dump(mode="json"),
-        "density": density,
+        "pruner": None if network.pruner is None else network.pruner.model_dump(mode="json"),
+        "density": network.density,
         "turnover": turnover,
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": data,
         "classes": list(classes),
-        "objective": _objective(recipe, pruner).model_dump(mode="json"),
+        "objective": _objective(recipe, network).model_dump(mode="json"),
         "evaluate": document["evaluate"],
         "channels_last": recipe.compute.channels_last,
         "versions": {"robustprune": __version__, "torch": metadata.version("torch")},
     }
 
 
-def _objective(recipe: Recipe, pruner: Pruner | None) -> Part:
+def _objective(recipe: Recipe, network: Network) -> Part:
     """What the network minimised last: attacks and certificates are chosen by it."""
-    if pruner is None:
-        return recipe.objective_of("pretrain")
-    return recipe.objective_of("prune" if recipe.finetune is None else "finetune")
+    trained = [stage.options for stage in network.stages if stage.options is not None]
+    own = trained[-1].objective if trained else None
+    return recipe.objective if own is None else own
 
 
 def _absolute(path: str | None) -> bool:

@@ -19,7 +19,7 @@ class Reserve:
 
     Args:
         path: of the file; one that a killed process left is replaced.
-        size: bytes that the writes of one moment need: a phase's state or a network, and what
+        size: bytes that the writes of one moment need: a stage's state or a network, and what
             belongs to them.
 
     Attributes:

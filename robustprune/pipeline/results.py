@@ -16,6 +16,7 @@ from robustprune.errors import UsageError, nearest
 from robustprune.evaluators.accuracy import measured
 from robustprune.report.documents import Results
 from robustprune.report.runs import Run
+from robustprune.sentences import left_dense
 
 if TYPE_CHECKING:
     from robustprune.datasets import Splits
@@ -66,10 +67,15 @@ class RunResult:
         return {entry["name"]: entry["alarms"] for entry in self.networks if "alarms" in entry}
 
     @property
+    def left_dense(self) -> list[str]:
+        """The prunable layers without a mask in pruned networks, in lines for people."""
+        return left_dense({e["name"]: e.get("left_dense", []) for e in self.networks})
+
+    @property
     def title(self) -> str:
         """The recipe, the seed, whether this is less than a whole run, and whether it is sound."""
         results = self.results
-        cut = f", cut at {results['max_steps']} steps a phase" if "max_steps" in results else ""
+        cut = f", cut at {results['max_steps']} steps a stage" if "max_steps" in results else ""
         run = Run(self.folder, Results.model_validate(results), {})
         state = "" if run.finished else ", unfinished"
         state += ", SOUNDNESS ALARM" if self.alarms else ""
@@ -155,7 +161,7 @@ def document(
         networks: an entry each, as in README.
         environment: see `environment`.
         datasets: see `datasets`.
-        max_steps: set if phases were cut, so that nobody takes the run for a whole one.
+        max_steps: set if stages were cut, so that nobody takes the run for a whole one.
     """
     cut = {} if max_steps is None else {"max_steps": max_steps}
     return {

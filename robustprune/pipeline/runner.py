@@ -19,6 +19,7 @@ from robustprune.pipeline.network import initial_network
 from robustprune.pipeline.relay import in_turn, open_folder
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.space import check_room, needed
+from robustprune.pipeline.stages import check_maskable, wants_dense
 from robustprune.pipeline.strategies import check_shares, restarted
 from robustprune.pipeline.weights import check_unchanged, origin
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
@@ -60,7 +61,7 @@ def run(
         overrides: ``key=value`` changes, as ``--set`` takes them.
         out: the run folder; a new one in ``runs/<recipe name>/`` if absent.
         resume: go on with ``out``, or with the newest unfinished run of this recipe.
-        max_steps: cut each phase after so many optimizer steps, to try a recipe out.
+        max_steps: cut each stage after so many optimizer steps, to try a recipe out.
         runs: where run folders, shared dense networks and the default MLflow store are kept.
         fresh: train the dense network even if another run has trained the same, and share it not.
         console: where progress is shown.
@@ -118,6 +119,7 @@ def _opened(
     initial = None
     if folder is None or not shard.lead(folder.model("dense").exists):
         initial = in_turn(lambda: initial_network(recipe, data, warn=console.warn), shard=shard)
+        check_maskable(recipe, initial)
     world = shard.world
     reserve = shard.lead(lambda: _room(recipe, data, initial, folder, where, world, fresh=fresh))
     if folder is None:
@@ -146,6 +148,7 @@ def _room(
     if folder is not None and folder.finished:
         return None
     shares = not fresh and initial is not None and recipe.pretrain is not None
+    shares = shares and wants_dense(recipe)
     model = initial
     if model is None:
         assert folder is not None

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import robustprune
 from robustprune.errors import UsageError
+from robustprune.families import FAMILIES, family
 from robustprune.files import lock, replacing, write_json
+from robustprune.models import registered_by
 from robustprune.pipeline.network import shape
+from robustprune.recipe.imports import imported_as
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from robustprune.datasets import Splits
     from robustprune.recipe import Recipe
 
 History = list[dict[str, float]]
+_LATER = {"pruners", "structures", "allocations", "evaluators"}
+"""The families of parts that pretraining does not use."""
 
 
 class SharedDense:
@@ -65,25 +70,46 @@ class SharedDense:
                 f"{error.strerror}. Mend that, or train this run's own with --fresh."
             ) from None
 
-    def history(self, warn: Callable[[str], None]) -> History | None:
-        """The network's curves, if it is there; ``warn`` is told of one that is damaged."""
-        if not self._record.exists():
+    def history(self, warn: Callable[[str], None], epochs: Iterable[int] = ()) -> History | None:
+        """The network's curves, if it is there, with its weights after these epochs.
+
+        ``warn`` is told of one that is damaged.
+        """
+        if not self._record.exists() or not all(self._epoch(n).exists() for n in epochs):
             return None
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
-            if record["key"] != self._key or record["sha256"] != _checksum(self.model):
+            files = {"sha256": self.model, **{str(n): self._epoch(n) for n in epochs}}
+            same = all(record[name] == _checksum(file) for name, file in files.items())
+            if record["key"] != self._key or not same:
                 raise ValueError("its checksum is another")
             return [{k: float(v) for k, v in epoch.items()} for epoch in record["history"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warn(f"the dense network in {self.folder} is damaged ({error}) and trained again.")
             return None
 
-    def commit(self, model: Path, history: History) -> None:
-        """Take in a network's file and its curves."""
-        with replacing(self.model) as temporary:
-            shutil.copyfile(model, temporary)
-        content = {"key": self._key, "sha256": _checksum(self.model), "history": history}
+    def commit(
+        self, model: Path, history: History, epochs: Mapping[int, Path] | None = None
+    ) -> None:
+        """Take in a network's file, its curves, and its weights after some epochs."""
+        content: dict[str, Any] = {"key": self._key, "history": history}
+        for name, file, own in [
+            ("sha256", model, self.model),
+            *((str(n), file, self._epoch(n)) for n, file in (epochs or {}).items()),
+        ]:
+            with replacing(own) as temporary:
+                shutil.copyfile(file, temporary)
+            content[name] = _checksum(own)
         write_json(self._record, content)
+
+    def fetch(self, epochs: Mapping[int, Path]) -> None:
+        """Copy the weights after some epochs to these files."""
+        for number, file in epochs.items():
+            with replacing(file) as temporary:
+                shutil.copyfile(self._epoch(number), temporary)
+
+    def _epoch(self, number: int) -> Path:
+        return self.folder / f"pretrain@{number}.pt"
 
     @property
     def _record(self) -> Path:
@@ -108,11 +134,13 @@ def determinants(
         data: counts by its images, wherever they lie.
         environment: versions, device and threads; see `robustprune.pipeline.results`.
         origin: the weights that it starts from; see `robustprune.pipeline.weights`.
-        max_steps: set if phases are cut.
+        max_steps: set if stages are cut.
     """
     document = recipe.document()
     assert data.train is not None
-    objective = recipe.objective_of("pretrain").model_dump(mode="json", serialize_as_any=True)
+    assert recipe.pretrain is not None
+    own = recipe.pretrain.objective or recipe.objective
+    objective = own.model_dump(mode="json", serialize_as_any=True)
     held_out = None if data.validation is None else data.validation.digest()
     return {
         "seed": recipe.seed,
@@ -122,13 +150,24 @@ def determinants(
         "weights": dict(origin),
         "pretrain": {**document["pretrain"], "objective": objective},
         "compute": document["compute"],
-        "imports": {name: _checksum(path) for name, path in recipe.files.items()}
-        | {name: None for name in recipe.imports if name not in recipe.files},
+        "imports": {
+            name: None if path is None else _checksum(path)
+            for name, path in ((name, recipe.files.get(name)) for name in recipe.imports)
+            if not _is_later(imported_as(name, path))
+        },
         "environment": {k: v for k, v in environment.items() if k != "cores"},
         "libraries": library_versions(),
         "code": code_digest(),
         "max_steps": max_steps,
     }
+
+
+def _is_later(module: str | None) -> bool:
+    """Whether a module registers parts, and none that pretraining uses."""
+    if module is None:
+        return False
+    families = {name for name in FAMILIES if family(name).registered_by(module)}
+    return bool(families) and families <= _LATER and not registered_by(module)
 
 
 @cache

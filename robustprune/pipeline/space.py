@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,18 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from robustprune.errors import UsageError
+from robustprune.masking import prunable_layers
 from robustprune.objectives import Objective
-from robustprune.pipeline.phases import pretraining, pruning
-from robustprune.pruners import Pruner
-from robustprune.seeding import fork
+from robustprune.pipeline.stages import kept_epochs, networks
 from robustprune.tracking import local_store
 
 if TYPE_CHECKING:
     from robustprune.datasets import Splits
     from robustprune.pipeline.folder import RunFolder
+    from robustprune.pruners import Stage
     from robustprune.recipe import Recipe
     from robustprune.training.optimizers import OptimizerPart
-    from robustprune.training.phase import Phase
 
 _SMALL = 1_000_000  # bytes of curves, verdicts, images and results
 _REPORT = 2_000_000  # its page and figures, with a copy in a store
@@ -39,7 +37,7 @@ class Space:
     """Bytes that a run will still write.
 
     Attributes:
-        states: of each phase that has no state yet; all are kept until the run's end.
+        states: of each stage that has no state yet; all are kept until the run's end.
         models: of each network that is not there yet.
     """
 
@@ -74,13 +72,21 @@ def needed(recipe: Recipe, data: Splits, model: nn.Module, folder: RunFolder | N
         folder: what is there already; None for a run that begins.
     """
     states, models = [], []
-    for name, size, phases in _networks(recipe, model):
-        if folder is not None and folder.model(name).exists():
+    dense = _bytes(model.state_dict().values())
+    prunable = sum(layer.weight.numel() for layer in prunable_layers(model).values())
+    for network in networks(recipe):
+        if folder is not None and folder.model(network.name).exists():
             continue
-        models.append(size)
-        for phase, network in phases:
-            if folder is None or not folder.state(name, phase.name).exists():
-                states.append(_state(recipe, data, network, phase))
+        masks = 0 if network.pruner is None else prunable
+        models.append(dense + masks)
+        states += [
+            _state(recipe, data, stage, dense=dense, masks=masks)
+            for stage in network.stages
+            if folder is None or not folder.state(network.name, stage.name).exists()
+        ]
+    states += [
+        dense for epoch in kept_epochs(recipe) if folder is None or not folder.epoch(epoch).exists()
+    ]
     return Space(tuple(states), tuple(models))
 
 
@@ -100,7 +106,8 @@ def check_room(space: Space, recipe: Recipe, *, out: Path, runs: Path, shares: b
     report = _REPORT if recipe.tracking.enabled and recipe.tracking.report else 0
     needs = [_Need(out, space.folder + report, "--out for the run folder")]
     if shares and space.models:
-        needs.append(_Need(runs, space.models[0], "--fresh to share no dense network"))
+        size = space.models[0] * (1 + len(kept_epochs(recipe)))
+        needs.append(_Need(runs, size, "--fresh to share no dense network"))
     if recipe.tracking.enabled and (store := local_store(recipe.tracking, runs)) is not None:
         size = sum(space.models) + report + (0 if store.exists() else _STORE)
         needs.append(_Need(store, size, "tracking.uri for MLflow's store"))
@@ -122,31 +129,21 @@ def _check_disk(needs: list[_Need]) -> None:
         )
 
 
-def _networks(
-    recipe: Recipe, model: nn.Module
-) -> Iterator[tuple[str, int, list[tuple[Phase, nn.Module]]]]:
-    """Each network's name, the bytes of its file, and its phases with what they train."""
-    dense = _bytes(model.state_dict().values())
-    yield "dense", dense, [(phase, model) for phase in pretraining(recipe, "dense", model)]
-    if recipe.prune is None:
-        return
-    for method in recipe.prune.methods:
-        assert isinstance(method, Pruner)
-        with fork(recipe.seed, "space"):
-            masked = method.attach(copy.deepcopy(model), recipe.prune.densities[0])
-        for density in recipe.prune.densities:  # masks of any density are of one size
-            name = method.network(density)
-            phases = pruning(recipe, name, method, masked)
-            yield name, dense + masked.prunable, [(phase, masked.model) for phase in phases]
+def _state(recipe: Recipe, data: Splits, stage: Stage, *, dense: int, masks: int) -> int:
+    """Bytes of a stage's state file, as many as it may become.
 
-
-def _state(recipe: Recipe, data: Splits, network: nn.Module, phase: Phase) -> int:
-    """Bytes of a phase's state file."""
-    size = _bytes(network.state_dict().values()) * (2 if phase.select == "best" else 1)
-    size += _bytes(phase.moving()) * _moments(phase.optimizer)
-    objective: Objective = recipe.objective_of(phase.name)  # type: ignore[assignment]
+    The network with a score and two masks for each weight, what the optimizer keeps for all of
+    that, and what a method may keep: a copy of the network.
+    """
+    options = stage.options
+    network = dense + (4 + 2) * masks
+    if options is None:
+        return network
+    size = network * (2 if options.select == "best" else 1) + (dense if masks else 0)
+    size += (dense + 4 * masks) * _moments(options.optimizer)  # type: ignore[arg-type]
+    objective: Objective = options.objective or recipe.objective  # type: ignore[assignment]
     if type(objective).state_dict is not Objective.state_dict:  # noise of the batch's shape
-        size += 4 * phase.batch_size * data.channels * data.image_size**2
+        size += 4 * options.batch_size * data.channels * data.image_size**2
     return size
 
 

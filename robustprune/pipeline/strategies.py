@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
 from robustprune.errors import UsageError
-from robustprune.types import PhaseName
 
 if TYPE_CHECKING:
     from robustprune.recipe import ComputeOptions, Recipe
@@ -39,7 +38,7 @@ def check_strategy(options: ComputeOptions) -> None:
     if steps != "1":
         raise UsageError(
             f"accelerate's configuration asks for {steps} gradient accumulation steps. That is an "
-            f"option of each phase here, e.g. --set pretrain.accumulate={steps}: set it to 1 there."
+            f"option of each section here (--set pretrain.accumulate={steps}): set it to 1 there."
         )
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if asked not in ("no", options.precision):
@@ -67,17 +66,16 @@ def restarted() -> bool:
 
 
 def check_shares(recipe: Recipe, world: int) -> None:
-    """Make sure that each process gets its share of every phase's batches.
+    """Make sure that each process gets its share of every stage's batches: two images at least.
 
     Raises:
-        UsageError: it names the phase, and what to change.
+        UsageError: it names the section, and what to change.
     """
-    least = world if recipe.compute.batch_norm == "synchronised" else 2 * world
-    for name in get_args(PhaseName):
-        phase = recipe.phase(name)
-        if world > 1 and phase is not None and phase.batch_size < least:
+    least = 2 * world  # BatchNorm needs two
+    for name, options in recipe.stages.items():
+        if world > 1 and options.batch_size < least:
             raise UsageError(
-                f"{name}.batch_size: {phase.batch_size} images cannot be shared among {world} "
+                f"{name}.batch_size: {options.batch_size} images cannot be shared among {world} "
                 f"processes. Start fewer, or --set {name}.batch_size={least}."
             )
 

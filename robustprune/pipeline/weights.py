@@ -69,7 +69,7 @@ def _check_classes(recipe: Recipe, architecture: dict[str, Any]) -> None:
         raise UsageError(
             f"model.weights: timm's weights of '{recipe.model.name}' tell {found} classes "
             f"apart, and {wanted} are needed: its last layer has to be trained. "
-            "Add a 'pretrain:' phase."
+            "Add a 'pretrain:' stage."
         )
 
 

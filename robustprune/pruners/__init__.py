@@ -1,15 +1,29 @@
-"""Pruners: ways to find the mask."""
+"""Pruners: ways to find the mask and the weights under it. One file a family of methods."""
 
 from __future__ import annotations
 
-from robustprune.pruners.base import LearnedPruner, OneShotPruner, Pruner
+from robustprune.pruners.base import Closure, Context, Method, Pruner, Stage, reset_grown
 from robustprune.registry import Registry
 
 registry: Registry[Pruner] = Registry(
     "pruners",
     base=Pruner,
-    modules=[f"{__name__}.{module}" for module in ("hydra", "magnitude", "random")],
+    modules=[
+        f"{__name__}.{module}"
+        for module in ("hydra", "magnitude", "saliency", "dynamic", "admm", "lottery")
+    ],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 
-__all__ = ["LearnedPruner", "OneShotPruner", "Pruner", "create", "get", "names", "register"]
+__all__ = [
+    "Closure",
+    "Context",
+    "Method",
+    "Pruner",
+    "Stage",
+    "create",
+    "get",
+    "names",
+    "register",
+    "reset_grown",
+]

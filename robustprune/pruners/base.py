@@ -1,31 +1,99 @@
-"""What every pruner is."""
+"""The contract of every pruning method: a registered pruner, and its method at work on a network.
+
+The loop trains the stages that a pruner names and calls its method's hooks; the method decides
+masks and holds state. Four ideas stay apart, as in jaxpruner: *when* (`masking.schedules`), *where*
+(allocations), *which* (scores and selection), *what shape* (structures).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from robustprune.errors import UsageError
 from robustprune.masking.allocations import Allocation
-from robustprune.parts import Part, PartOf
+from robustprune.masking.structures import Structure
+from robustprune.parts import Options, Part, PartOf
+from robustprune.seeding import fork
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
-    from robustprune.masking import MaskedModel
+    from robustprune.masking import Change, MaskedModel
+    from robustprune.objectives import Loss, Objective
+    from robustprune.recipe import StageOptions
+    from robustprune.types import Images, Progress
+
+Closure = Callable[..., "Loss"]
+"""``closure(again=False)``: the gradients of the step's whole batch, true ones: reduced over
+processes and unscaled. ``again=True`` re-uses the attacked images and the draws of the call before,
+and leaves running statistics alone."""
+
+
+class Stage(NamedTuple):
+    """One training of one network by the one loop.
+
+    Attributes:
+        name: unique among the pruner's; names the state, the random numbers and the curves.
+        options: how it trains; None if only `Method.begin` is to be called.
+        start: epochs that schedule, ramps and data order count as done (rewinding).
+    """
+
+    name: str
+    options: StageOptions | None
+    start: int = 0
+
+
+class Context(NamedTuple):
+    """What a method gets to work with.
+
+    Attributes:
+        density: fraction of the prunable weights to keep, in (0, 1].
+        objective: the recipe's. A stage's own wins where it is set; see `Stage.options`.
+        generator: on the CPU, the same on every process, saved and resumed by the loop. Hooks draw
+            from it only.
+        batches: ``batches(size)`` or ``batches(size, per_class=k)``: seeded training images on the
+            network's device, one pass, the same on every process and from the start at each call.
+        checkpoints: state dicts, or masks, by what `Pruner.needs` named.
+    """
+
+    density: float
+    objective: Objective
+    generator: torch.Generator
+    batches: Callable[..., Iterator[Images]]
+    checkpoints: Mapping[str, Mapping[str, Tensor]]
+
+
+class Sharpness(Options):
+    """Training against the worst small move of what is trained.
+
+    On scores it is S2AP (Piras et al. 2025), on weights AWP (Wu, Xia, Wang 2020).
+    """
+
+    radius: float = Field(gt=0)
+    """How far each tensor moves, as a share of its norm. AWP takes 0.005 to 0.01."""
 
 
 class Pruner(Part):
-    """Finds which weights of a dense network to keep.
+    """A registered way to find the mask and the weights under it: frozen options, no state.
 
-    `attach` masks the network and decides how its scores start. Extend `LearnedPruner` if the prune
-    phase is to train them, or `OneShotPruner` if the network goes to finetuning as it is.
+    Networks start from the first of `needs`; the loop trains the `stages` one after the other.
     """
 
     label: str | None = Field(None, pattern=r"^[\w][\w.-]*$")
     """Names the networks in results, to tell variants of a method apart."""
+    structure: Annotated[Structure, PartOf("structures", {"name": "weight"})]
+    """What one entry of a mask covers."""
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "uniform"})]
     """How the network's density is shared out among its layers."""
+    exclude: list[str] = []
+    """Layers that stay dense, by name or pattern; the density counts over what is left."""
+    sharpness: Sharpness | None = None
+    """Take each step's gradients where small moves of what is trained hurt most."""
 
     @property
     def variant(self) -> str:
@@ -36,26 +104,208 @@ class Pruner(Part):
         """The pruned network's name, e.g. ``hydra-0.01``."""
         return f"{self.variant}-{density:g}"
 
-    def attach(self, model: nn.Module, density: float) -> MaskedModel:
-        """Mask ``model``, a trained dense network, in place.
+    def needs(self) -> tuple[str, ...]:
+        """What must be there first, and, as the first of it, the network to start from.
+
+        ``dense``: the recipe's trained dense network. ``init``: it before training. ``pretrain@3``:
+        it after three epochs. ``fresh``: a new initialisation, drawn for this network.
+        ``mask:<label>``: the mask that another pruner of the recipe has found at this density.
+        """
+        return ("dense",)
+
+    def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
+        """What is trained, in this order.
 
         Args:
-            model: maps images in [0, 1] to logits.
             density: fraction of the prunable weights to keep, in (0, 1].
+            recipe: the options of the recipe's sections ``pretrain``, ``prune`` and ``finetune``,
+                as far as it has them; see `section`.
         """
-        raise TypeError(f"{type(self).__name__} must define attach(model, density)")
+        raise TypeError(f"{type(self).__name__} must define stages(density, recipe)")
+
+    def method(self, context: Context) -> Method:
+        """A fresh method, for one network."""
+        raise TypeError(f"{type(self).__name__} must define method(context)")
+
+    def section(self, name: str, recipe: Mapping[str, StageOptions]) -> StageOptions:
+        """The options of a recipe's section.
+
+        Raises:
+            UsageError: the recipe has none.
+        """
+        if name not in recipe:
+            raise UsageError(
+                f"pruner '{self.variant}' trains as the section '{name}' says, and {name}.epochs "
+                f"is missing. Add it: --set {name}.epochs=10."
+            )
+        return recipe[name]
 
 
-class LearnedPruner(Pruner):
-    """Scores are trained by the prune phase, with the recipe's objective."""
+class Method:
+    """A pruner at work on one network. Every default does nothing but where said.
 
-    train_norms: bool = True
-    """Whether norm layers train in the prune phase, as in HYDRA's reference; else they, and their
-    running statistics, stay as they are."""
+    On its own it trains a network as it is, which is how dense ones are made.
+
+    Masks change through `MaskedModel.set` only, from `begin`, `step`, `after_step` and
+    `after_epoch`. Hooks draw from ``context.generator`` only.
+
+    Args:
+        pruner: its options.
+        context: what it works with.
+    """
+
+    def __init__(self, pruner: Any = None, context: Context | None = None) -> None:
+        self.pruner, self._context = pruner, context
+
+    @property
+    def context(self) -> Context:
+        """What it works with; a method that trains a dense network has none."""
+        assert self._context is not None
+        return self._context
+
+    def prepare(self, stage: Stage, masked: MaskedModel) -> None:
+        """Add scores or reparametrisations: shapes only, no data, no draws.
+
+        Called on resume too, before what was saved is loaded; twice is harmless.
+        """
+
+    def begin(self, stage: Stage, masked: MaskedModel) -> None:
+        """Called once, at the stage's start, before anything is trained."""
+
+    def param_groups(self, stage: Stage, masked: MaskedModel) -> list[dict[str, Any]]:
+        """What the stage trains, as torch.optim takes it. Everything but scores."""
+        return [{"params": masked.weight_parameters()}]
+
+    def train_mode(self, stage: Stage, masked: MaskedModel) -> None:
+        """Put the network in train mode; a method may leave norm layers in eval mode."""
+        masked.model.train()
+
+    def select(self, stage: Stage, masked: MaskedModel) -> None:
+        """Set the masks that follow from what is trained, as it stands."""
+
+    def penalty(self, stage: Stage, masked: MaskedModel, progress: Progress) -> Tensor | None:
+        """A scalar that is added to the loss, once an optimizer step; shown as a curve."""
+        return None
+
+    def step(
+        self,
+        stage: Stage,
+        masked: MaskedModel,
+        closure: Closure,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+    ) -> Loss:
+        """Take one optimizer step, and give the loss that is shown."""
+        loss = closure()
+        optimizer.step()
+        return loss
+
+    def after_step(
+        self,
+        stage: Stage,
+        masked: MaskedModel,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+    ) -> None:
+        """Called after each optimizer step. Renews the masks by `select`."""
+        self.select(stage, masked)
+
+    def after_epoch(
+        self,
+        stage: Stage,
+        masked: MaskedModel,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        metrics: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Called after each epoch and its validation; what it returns becomes curves."""
+        return {}
+
+    def eligible(self, stage: Stage, masked: MaskedModel) -> bool:
+        """Whether ``select: best`` may take the network as it is now."""
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that a resumed stage needs; the same on every process."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let objectives and libraries draw, for a block, what follows from the own generator."""
+        import torch
+
+        seed = int(torch.randint(2**62, (), generator=self.context.generator))
+        with fork(seed, "method"):
+            yield
+
+    def objective(self, stage: Stage) -> Objective:
+        """What a stage minimises: its own objective, or the recipe's."""
+        own = None if stage.options is None else stage.options.objective
+        return self.context.objective if own is None else own  # type: ignore[return-value]
+
+    def sharpened(self, stage: Stage, masked: MaskedModel, closure: Closure) -> Closure:
+        """The closure that `step` gets: the loop's, at the worst move where the pruner asks so."""
+        from robustprune.pruners.sharpness import Sharpened
+
+        sharpness: Sharpness | None = getattr(self.pruner, "sharpness", None)
+        if sharpness is None:
+            return closure
+        radius = sharpness.radius
+        return Sharpened(closure, method=self, stage=stage, masked=masked, radius=radius)
+
+    def keep(
+        self, masked: MaskedModel, importance: Mapping[str, Tensor], density: float | None = None
+    ) -> Change:
+        """Keep the most important weights, by the pruner's allocation and structure.
+
+        Args:
+            masked: whose masks are set.
+            importance: of each weight, at least 0, by the weight's name; usually |score|.
+            density: fraction to keep; the context's if absent.
+        """
+        from robustprune.masking.selection import select
+
+        density = self.context.density if density is None else density
+        return masked.set(
+            select(
+                importance, density, allocation=self.pruner.allocation, structure=masked.structure
+            )
+        )
 
 
-class OneShotPruner(Pruner):
-    """Nothing is learned about the mask; the prune phase is skipped."""
+def reset_grown(
+    masked: MaskedModel,
+    optimizer: torch.optim.Optimizer | None,
+    change: Change,
+    value: float = 0.0,
+) -> None:
+    """Set weights that have come back, and all that the optimizer keeps for them.
 
-    equal_compute: bool = False
-    """Finetune for prune + finetune epochs: as long as a method that learns trains in all."""
+    Weight decay alone moves pruned weights and fills their momentum, so a weight that grows would
+    start from what it never was.
+
+    Args:
+        masked: the network.
+        optimizer: whose tensors of the weights' shapes become 0 there; None for none.
+        change: what `MaskedModel.set` gave.
+        value: of the weights.
+    """
+    for name, grown in change.grown.items():
+        weight = masked.weights[name]
+        weight.data[grown] = value
+        state = {} if optimizer is None else optimizer.state.get(weight, {})
+        for kept in state.values():
+            if getattr(kept, "shape", None) == weight.shape:
+                kept[grown] = 0
+
+
+def norm_layers(model: nn.Module) -> list[nn.Module]:
+    """Batch, instance, layer, group and RMS norms of torch, and what extends them."""
+    from torch import nn
+    from torch.nn.modules.batchnorm import _NormBase
+
+    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return [module for module in model.modules() if isinstance(module, kinds)]

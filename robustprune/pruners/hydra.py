@@ -2,29 +2,103 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from robustprune.masking.scores import ScoreInit
+from pydantic import Field
+
+from robustprune.masking.scores import ScoreInit, init_scores
 from robustprune.pruners import register
-from robustprune.pruners.base import LearnedPruner
+from robustprune.pruners.base import Context, Method, Pruner, Stage, norm_layers
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch.optim import Optimizer
 
     from robustprune.masking import MaskedModel
+    from robustprune.recipe import StageOptions
+    from robustprune.types import Progress
 
 
 @register("hydra")
-class Hydra(LearnedPruner):
-    """Scores learned by SGD on the robust objective, weights frozen. Source: HYDRA, Sec. 3."""
+class Hydra(Pruner):
+    """Scores learned by SGD on the robust objective, weights frozen. Source: HYDRA, Sec. 3.
+
+    Scores are of weights under every structure; an entry's importance is the sum of its |score|.
+    As d(sum)/d|s| = 1 for each, a step of SGD moves that sum by ``−lr · Σ g·w``: as it would move
+    one score that the whole entry had.
+    """
 
     scores: ScoreInit = "scaled_magnitude"
     """How scores start; the paper's is scaled_magnitude."""
+    train_norms: bool = True
+    """Whether norm layers train while scores are learned, as in HYDRA's reference; else they, and
+    their running statistics, stay as they are."""
+    norm_lr: float | None = Field(None, gt=0)
+    """Learning rate of the norm layers, if they train; absent, the scores' own, as in HYDRA's
+    reference. Scores may need a rate at which norm layers diverge."""
 
-    def attach(self, model: nn.Module, density: float) -> MaskedModel:
-        """Mask with trainable scores."""
-        from robustprune import masking
+    def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
+        """The scores, then the weights that are left."""
+        stages = [Stage("prune", self.section("prune", recipe))]
+        if "finetune" in recipe:
+            stages.append(Stage("finetune", recipe["finetune"]))
+        return stages
 
-        return masking.attach(
-            model, density=density, allocation=self.allocation, scores=self.scores
-        )
+    def method(self, context: Context) -> Method:
+        """What learns the scores."""
+        return HydraMethod(self, context)
+
+
+class HydraMethod(Method):
+    """In ``prune`` scores are trained and masks follow them; in ``finetune`` masks stay."""
+
+    pruner: Hydra
+
+    def prepare(self, stage: Stage, masked: MaskedModel) -> None:
+        """Scores, while they are learned."""
+        if stage.name == "prune":
+            masked.add_scores()
+        else:
+            masked.drop_scores()
+
+    def begin(self, stage: Stage, masked: MaskedModel) -> None:
+        """The scores that the weights give, and their mask."""
+        if stage.name == "prune":
+            kind, generator = self.pruner.scores, self.context.generator
+            weights = masked.weights.items()
+            masked.add_scores({n: init_scores(w, kind, generator) for n, w in weights})
+            self.select(stage, masked)
+
+    def param_groups(self, stage: Stage, masked: MaskedModel) -> list[dict[str, Any]]:
+        """Scores, and norm layers beside them."""
+        if stage.name != "prune":
+            return super().param_groups(stage, masked)
+        groups: list[dict[str, Any]] = [{"params": list(masked.scores.values())}]
+        norms = [p for layer in norm_layers(masked.model) for p in layer.parameters()]
+        if norms and self.pruner.train_norms:
+            rate = {} if self.pruner.norm_lr is None else {"lr": self.pruner.norm_lr}
+            groups.append({"params": norms, **rate})
+        return groups
+
+    def train_mode(self, stage: Stage, masked: MaskedModel) -> None:
+        """Norm layers that do not train keep their statistics too."""
+        super().train_mode(stage, masked)
+        if stage.name == "prune" and not self.pruner.train_norms:
+            for layer in norm_layers(masked.model):
+                layer.eval()
+
+    def select(self, stage: Stage, masked: MaskedModel) -> None:
+        """Keep the largest |score|."""
+        if stage.name == "prune":
+            self.keep(masked, {n: score.detach().abs() for n, score in masked.scores.items()})
+
+    def after_epoch(
+        self,
+        stage: Stage,
+        masked: MaskedModel,
+        optimizer: Optimizer,
+        progress: Progress,
+        metrics: Mapping[str, float],
+    ) -> dict[str, float]:
+        """The turnover, while it can change."""
+        return {"turnover": masked.turnover} if stage.name == "prune" else {}

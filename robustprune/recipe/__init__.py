@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from robustprune.recipe.load import inconsistencies, load_recipe
-from robustprune.recipe.schema import ComputeOptions, PhaseOptions, PruneOptions, Recipe
+from robustprune.recipe.schema import (
+    ComputeOptions,
+    PruneOptions,
+    Recipe,
+    StageChanges,
+    StageOptions,
+)
 
 __all__ = [
     "ComputeOptions",
-    "PhaseOptions",
     "PruneOptions",
     "Recipe",
+    "StageChanges",
+    "StageOptions",
     "inconsistencies",
     "load_recipe",
 ]

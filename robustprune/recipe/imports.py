@@ -54,6 +54,19 @@ def import_files(names: Iterable[str], folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files.items() if path is not None}
 
 
+def imported_as(name: str, path: Path | None) -> str | None:
+    """The name of the module that an entry has become; None if nothing was imported.
+
+    Args:
+        name: the entry.
+        path: its file; None for a module.
+    """
+    if path is None:
+        return name if name in sys.modules else None
+    digest = _digest(path)
+    return next((known for known in list(sys.modules) if known.endswith(f"_{digest}")), None)
+
+
 def _places(name: str, folder: Path) -> list[Path]:
     path = Path(name)
     places = [folder / path, path, folder / "imports" / path.name]
@@ -88,12 +101,11 @@ def _import_file(name: str, folder: Path) -> str | None:
     if path is None:
         return _absent(name, folder)
     imported.add(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    if any(known.endswith(f"_{digest}") for known in sys.modules):
+    if imported_as(name, path) is not None:
         return None
     if any(vars(module).get("__file__") == str(path) for module in _ours(path)):
         return f"'{name}' has changed since this process imported it. Start a new process."
-    module_name = f"{path.stem}_{digest}"
+    module_name = f"{path.stem}_{_digest(path)}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -115,6 +127,10 @@ def _absent(name: str, folder: Path) -> str:
     *others, last = map(str, _places(name, folder))
     looked = f"{', '.join(others)} and {last}" if others else last
     return f"there is no file '{name}'; looked for {looked}."
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _ours(path: Path) -> list[ModuleType]:

@@ -11,13 +11,10 @@ from robustprune.models.options import ModelOptions
 from robustprune.parts import Options, Part, PartOf
 from robustprune.recipe.paper import PaperOptions
 from robustprune.tracking.options import TrackingOptions
-from robustprune.types import PhaseName
 
 
-class PhaseOptions(Options):
-    """How one phase trains."""
-
-    epochs: int = Field(ge=1)
+class _Training(Options):
+    epochs: int | None = Field(None, ge=1)
     """Passes over the labelled training images."""
     batch_size: int = Field(128, ge=1)
     """Labelled images an optimizer step, whatever the number of processes."""
@@ -25,27 +22,60 @@ class PhaseOptions(Options):
     """Parts each batch is cut into, to save memory."""
     select: Literal["last", "best"] = "last"
     """Hand on the last weights, or those with the lowest loss on the validation split."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the training images that the stage learns from: the first of a random order that
+    follows from the seed, the same for every network. An epoch is one pass over them."""
     optimizer: Annotated[Part, PartOf("optimizers", {"name": "sgd"})]
-    """Made anew for the phase."""
+    """Made anew for the stage."""
     schedule: Annotated[Part, PartOf("schedules", {"name": "cosine"})]
     """Factor on the learning rate."""
     objective: Annotated[Part, PartOf("objectives")] | None = None
-    """What this phase minimises, where that is not the recipe's own objective."""
+    """What this stage minimises, where that is not the recipe's own objective."""
 
 
-class PruneOptions(PhaseOptions):
-    """How masks are found: every method at every density, from the same dense network."""
+class StageOptions(_Training):
+    """How one stage trains."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the labelled training images."""
+
+
+class StageChanges(Options):
+    """What a pruner's own stage does otherwise than the recipe's section that it goes by."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the labelled training images."""
+    batch_size: int | None = Field(None, ge=1)
+    """Labelled images an optimizer step."""
+    accumulate: int | None = Field(None, ge=1)
+    """Parts each batch is cut into."""
+    select: Literal["last", "best"] | None = None
+    """Hand on the last weights, or the best."""
+    share: float | None = Field(None, gt=0, le=1)
+    """Share of the training images that the stage learns from."""
+    optimizer: Annotated[Part, PartOf("optimizers", {"name": "sgd"})] | None = None
+    """Made anew for the stage."""
+    schedule: Annotated[Part, PartOf("schedules", {"name": "cosine"})] | None = None
+    """Factor on the learning rate."""
+    objective: Annotated[Part, PartOf("objectives")] | None = None
+    """What this stage minimises."""
+
+    def over(self, options: StageOptions) -> StageOptions:
+        """The options, but for what is set here."""
+        changes = {key: value for key, value in self if value is not None}
+        return options.model_copy(update=changes)
+
+
+class PruneOptions(_Training):
+    """How masks are found: every method at every density, from the same dense network.
+
+    Without ``epochs`` there is no stage of that name, which `hydra` and others need.
+    """
 
     methods: list[Annotated[Part, PartOf("pruners")]] = Field(min_length=1)
-    """Pruners; those that learn nothing skip the training."""
-    norm_lr: float | None = Field(None, gt=0)
-    """Learning rate of the norm layers, if they train; absent, the scores' own, as in HYDRA's
-    reference. Scores may need a rate at which norm layers diverge."""
+    """Pruners; each says which stages it trains."""
     densities: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
     """Fractions of the prunable weights to keep."""
-    share: float = Field(1.0, gt=0, le=1)
-    """Share of the training images that scores are learned from: the first of a random order that
-    follows from the seed, the same for every method. An epoch is one pass over them."""
 
 
 class ComputeOptions(Options):
@@ -58,9 +88,6 @@ class ComputeOptions(Options):
     threads: int | None = Field(None, ge=1)
     """CPU threads of each process; if absent, as many as there are idle CPUs for it, or as
     ``OMP_NUM_THREADS`` says. Recorded in the results, and kept by a run that goes on."""
-    batch_norm: Literal["synchronised", "local"] = "synchronised"
-    """Where several processes share a batch, whether BatchNorm takes the statistics of all of it,
-    as one process would, or each process those of its own images."""
     channels_last: bool = False
     """Keep images and weights channels-last, which suits large convolutions."""
 
@@ -77,13 +104,14 @@ class Recipe(Options):
     model: ModelOptions
     """The network."""
     objective: Annotated[Part, PartOf("objectives")]
-    """Minimised in every phase that names none of its own: over weights, over scores, over the
+    """Minimised in every stage that names none of its own: over weights, over scores, over the
     weights that are left."""
-    pretrain: PhaseOptions | None = None
-    """Trains the dense network; may be left out if ``model.weights`` names trained ones."""
+    pretrain: StageOptions | None = None
+    """Trains the dense network; may be left out if ``model.weights`` names trained ones, or if no
+    pruner starts from a dense network."""
     prune: PruneOptions | None = None
     """Learns what to keep; without it the run ends with the dense network."""
-    finetune: PhaseOptions | None = None
+    finetune: StageOptions | None = None
     """Trains what is kept; without it pruned networks are judged as they are."""
     evaluate: list[Annotated[Part, PartOf("evaluators")]] = []
     """What each network is judged by."""
@@ -103,14 +131,18 @@ class Recipe(Options):
         """The entries of ``imports`` that are files, and where they were found."""
         return self._files
 
-    def phase(self, name: PhaseName) -> PhaseOptions | None:
-        """The options of a phase, if the recipe has it."""
-        return {"pretrain": self.pretrain, "prune": self.prune, "finetune": self.finetune}[name]
-
-    def objective_of(self, name: PhaseName) -> Part:
-        """What a phase minimises: its own objective, or the recipe's."""
-        phase = self.phase(name)
-        return self.objective if phase is None or phase.objective is None else phase.objective
+    @property
+    def stages(self) -> dict[str, StageOptions]:
+        """The options of the sections that say how to train: pretrain, prune, finetune."""
+        found: dict[str, StageOptions] = {}
+        if self.pretrain is not None:
+            found["pretrain"] = self.pretrain
+        if self.prune is not None and self.prune.epochs is not None:
+            common = {key: getattr(self.prune, key) for key in StageOptions.model_fields}
+            found["prune"] = StageOptions(**common)
+        if self.finetune is not None:
+            found["finetune"] = self.finetune
+        return found
 
     def document(self) -> dict[str, Any]:
         """The resolved recipe as plain values: every option, defaults included."""

@@ -17,8 +17,7 @@ from robustprune.report.sections import Section
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PHASES = ("pretrain", "prune", "finetune")
-# what every phase has, and whether it is drawn in percent
+# what every stage has, and whether it is drawn in percent
 _METRICS = {"loss": False, "accuracy": True, "val_accuracy": True, "turnover": True}
 _WORDS = {
     "loss": "loss",
@@ -35,11 +34,11 @@ class _Line:
 
 
 def section(groups: Sequence[Group]) -> Section:
-    """A panel for each phase and each of loss, accuracies and turnover."""
+    """A panel for each stage and each of loss, accuracies and turnover."""
     found = Section("curves", "Training curves")
     found.text.append(
         "One line a network and seed. The loss is the recipe's objective; accuracies are on "
-        "untouched images; turnover is the share of kept weights that the initial scores did not "
+        "untouched images; turnover is the share of kept weights that the first mask did not "
         "keep. Line styles tell densities apart (at 0.1, …)."
     )
     for group in groups:
@@ -52,27 +51,36 @@ def section(groups: Sequence[Group]) -> Section:
         ]
         if not lines:
             found.missing.append(f"{group.label}: no history.json is there.")
-        for phase in _PHASES:
-            found.figures.extend(_panels(group, phase, lines))
+        for stage in _stages(lines):
+            found.figures.extend(_panels(group, stage, lines))
     return found
 
 
-def _panels(group: Group, phase: str, lines: Sequence[_Line]) -> Iterator[Figure]:
+def _stages(lines: Sequence[_Line]) -> list[str]:
+    """The stages in the order in which networks pass them; of numbered rounds the last."""
+    last: dict[str, str] = {}
+    for name in dict.fromkeys(epoch.stage for line in lines for epoch in line.epochs):
+        kind, _, number = name.rpartition("-")
+        last[f"{kind}-" if number.isdecimal() else name] = name
+    return list(last.values())
+
+
+def _panels(group: Group, stage: str, lines: Sequence[_Line]) -> Iterator[Figure]:
     for metric in _METRICS:
         drawn = [(line.network, points) for line in lines
-                 if (points := _points(line.epochs, phase, metric))]  # fmt: skip
+                 if (points := _points(line.epochs, stage, metric))]  # fmt: skip
         if drawn:
-            yield _panel(group, phase, metric, drawn)
+            yield _panel(group, stage, metric, drawn)
 
 
-def _points(epochs: Sequence[Epoch], phase: str, metric: str) -> list[tuple[int, float]]:
+def _points(epochs: Sequence[Epoch], stage: str, metric: str) -> list[tuple[int, float]]:
     found = [(e.epoch, e.metrics[metric]) for e in epochs
-             if e.phase == phase and metric in e.metrics]  # fmt: skip
+             if e.stage == stage and metric in e.metrics]  # fmt: skip
     return sorted(found)
 
 
 def _panel(
-    group: Group, phase: str, metric: str, lines: list[tuple[Network, list[tuple[int, float]]]]
+    group: Group, stage: str, metric: str, lines: list[tuple[Network, list[tuple[int, float]]]]
 ) -> Figure:
     scale = 100 if _METRICS[metric] else 1
     variants = group.looks_of(network.variant for network, _ in lines)
@@ -98,6 +106,6 @@ def _panel(
         axes.set_ylabel(_WORDS[metric])
 
     ends = ", ".join(f"{n.name} {scale * points[-1][1]:.3g}" for n, points in lines)
-    alt = f"{_WORDS[metric]} of the {phase} phase against the epoch; at the end {ends}."
-    title = f"{group.label}: {phase}"
-    return draw(f"curves {group.label} {phase} {metric}", title, alt, paint, legend=4)
+    alt = f"{_WORDS[metric]} of the {stage} stage against the epoch; at the end {ends}."
+    title = f"{group.label}: {stage}"
+    return draw(f"curves {group.label} {stage} {metric}", title, alt, paint, legend=4)

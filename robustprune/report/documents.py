@@ -40,6 +40,7 @@ class Network(_Read):
     kept: int | None = None
     prunable: int | None = None
     turnover: Fraction | None = None
+    left_dense: list[str] = []
     metrics: Metrics = {}
     alarms: list[Alarm] = []
     dead: Dead | None = None
@@ -95,7 +96,7 @@ class Results(_Read):
 class Epoch(_Read):
     """One entry of ``history.json``."""
 
-    phase: str
+    stage: str
     epoch: int
     metrics: dict[str, float]
 

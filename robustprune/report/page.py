@@ -87,7 +87,7 @@ def _results(groups: Sequence[Group]) -> Section:
     found = Section("results", "Final metrics")
     found.text.append(
         "Accuracies in percent, with their 95 % interval in brackets. Turnover is the share of "
-        "the kept weights that the initial scores did not keep: what the prune phase learned."
+        "the kept weights that the initial scores did not keep: what the prune stage learned."
     )
     found.text.extend(_few(groups))
     found.tables.extend(metrics_table(group) for group in groups)

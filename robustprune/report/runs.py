@@ -80,7 +80,7 @@ class Run:
 
     def _cut(self) -> Iterator[str]:
         if self.results.max_steps is not None:
-            yield f"each phase was cut at {self.results.max_steps} steps"
+            yield f"each stage was cut at {self.results.max_steps} steps"
 
     def _unfinished(self) -> Iterator[str]:
         state = self.path / "state"

@@ -8,6 +8,7 @@ from robustprune.report.documents import Network
 from robustprune.report.groups import Group
 from robustprune.report.options import differences
 from robustprune.report.sections import Table
+from robustprune.sentences import left_dense
 
 NONE = "–"
 
@@ -21,7 +22,9 @@ def metrics_table(group: Group) -> Table:
         columns.extend([f"{metric}, paper (%)"] if metric in cited else [])
     rows = [_row(group, network, cited) for network in group.networks]
     caption = f"{group.label}: {_many(len(group.runs), 'run')}, {_seeds(group)}"
-    note = f"Measured on {_images(group)}." if group.metrics else "No evaluator has judged them."
+    measured = f"measured on {_images(group)}" if group.metrics else "no evaluator has judged them"
+    dense = left_dense({network.name: network.left_dense for network in group.networks})
+    note = " ".join(f"{text[0].upper()}{text[1:]}." for text in (measured, *dense))
     return Table(caption, columns, rows, note=note)
 
 

@@ -16,8 +16,8 @@ from robustprune.tracking.layout import (
     describe_run,
     ended,
     final_metrics,
-    phase_metrics,
     run_name,
+    stage_metrics,
     uploads,
 )
 from robustprune.tracking.options import (
@@ -52,9 +52,9 @@ __all__ = [
     "import_run",
     "local_store",
     "open_tracker",
-    "phase_metrics",
     "run_name",
     "serve_ui",
+    "stage_metrics",
     "store_uri",
     "uploads",
 ]

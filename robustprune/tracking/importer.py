@@ -18,9 +18,9 @@ from robustprune.tracking.layout import (
     describe_run,
     ended,
     final_metrics,
-    phase_metrics,
     recorded,
     run_name,
+    stage_metrics,
     uploads,
 )
 from robustprune.tracking.options import TrackingOptions, check_store, redact, store_uri
@@ -99,7 +99,7 @@ def _write(
         params, tags = describe_network(entry, results)
         store.open(name, name, params=params, tags=tags)
         for line in histories[name]:
-            store.metrics(name, phase_metrics(line["phase"], line["metrics"]), step=line["epoch"])
+            store.metrics(name, stage_metrics(line["stage"], line["metrics"]), step=line["epoch"])
         if entry.get("model"):
             store.model(name, folder / entry["model"])
         store.metrics(name, final_metrics(entry))

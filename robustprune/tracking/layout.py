@@ -71,7 +71,7 @@ def describe_run(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def run_name(results: Mapping[str, Any]) -> str:
     """What the parent run is called: the recipe, and what tells its runs apart in a list."""
     seed = f", seed {results['seed']}" if "seed" in results else ""
-    cut = f", cut at {results['max_steps']} steps a phase" if _cut(results) else ""
+    cut = f", cut at {results['max_steps']} steps a stage" if _cut(results) else ""
     return f"{results.get('recipe', 'unnamed')}{seed}{cut}"
 
 
@@ -127,9 +127,9 @@ def recorded(results: Mapping[str, Any], section: str, key: str) -> Any:
     return options.get(key) if isinstance(options, Mapping) else None
 
 
-def phase_metrics(phase: str, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """An epoch's numbers under their phase: ``{"pretrain/loss": 2.3}``."""
-    return {f"{phase}/{key}": float(v) for key, v in metrics.items() if _is_number(v)}
+def stage_metrics(stage: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """An epoch's numbers under their stage: ``{"pretrain/loss": 2.3}``."""
+    return {f"{stage}/{key}": float(v) for key, v in metrics.items() if _is_number(v)}
 
 
 def final_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -154,7 +154,7 @@ def final_metrics(entry: Mapping[str, Any]) -> dict[str, float]:
             beside[f"images/{key[:-2]}"] = value
         else:
             found[key] = value
-    return phase_metrics("final", found | beside)
+    return stage_metrics("final", found | beside)
 
 
 def is_of_images(metric: str) -> bool:

@@ -39,9 +39,9 @@ def read_history(folder: Path) -> list[Mapping[str, Any]]:
     if not path.exists():
         return []
     lines: list[Mapping[str, Any]] = _json(path, list)
-    needed = {"phase", "epoch", "metrics"}
+    needed = {"stage", "epoch", "metrics"}
     if not all(isinstance(line, dict) and needed <= line.keys() for line in lines):
-        raise UsageError(f"'{path}': every entry needs phase, epoch and metrics.")
+        raise UsageError(f"'{path}': every entry needs stage, epoch and metrics.")
     return lines
 
 

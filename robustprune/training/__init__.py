@@ -1,1 +1,1 @@
-"""Training: one loop for the three phases; a phase says which tensors are trainable."""
+"""Training: one loop for every stage of every network, readable from top to bottom in `loop`."""

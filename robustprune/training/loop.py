@@ -1,48 +1,71 @@
-"""The loop. It never sees a mask: a phase says what is trainable and what to open around a step."""
+"""The loop: every stage of every network is trained here, from top to bottom.
+
+It never decides a mask: the method does, in the hooks that are called here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from robustprune.datasets import Splits
-from robustprune.objectives import Objective
+from robustprune.datasets.source import Source, TrainingBatch
+from robustprune.errors import DivergedError, PeerError, UsageError
+from robustprune.masking import MaskedModel
+from robustprune.modes import eval_mode
+from robustprune.objectives import Loss, Objective
+from robustprune.pruners import Method, Stage
+from robustprune.seeding import capture, derive, fork, restore
 from robustprune.shard import Shard
-from robustprune.training.phase import Phase
-from robustprune.training.phase_run import PhaseRun
+from robustprune.stopping import orderly
+from robustprune.training.distributed import (
+    average_statistics,
+    check_same,
+    statistics,
+    synchronised,
+)
+from robustprune.training.state import StageState
+from robustprune.training.step import ExplodedError, LossScale, Meter, Stepper, checked
+from robustprune.types import Progress
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
 
+    from robustprune.recipe import StageOptions
     from robustprune.tracking import Console
+
+History = list[dict[str, float]]
+"""The metrics of each epoch."""
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Trains phases of networks of one run.
+    """Trains stages of networks of one run.
 
-    With several processes each one calls `run`, and all of them end with the same network.
+    With several processes each one calls `train`, and all of them end with the same network.
 
     Attributes:
         accelerator: device, precision and processes.
-        objective: each phase gets a fresh copy.
+        objective: of stages that name none; each stage gets a fresh copy.
         data: training images, and validation images or none.
         seed: the recipe's.
         console: where progress is shown.
-        on_epoch: called with (phase, epochs finished, history) after an epoch has been saved, in
-            the main process only.
-        write: does what writes a phase's state, and may do it twice.
-        max_steps: cut every phase after so many optimizer steps, and each validation after as many
+        on_epoch: called with (network, stage, history) after an epoch has been saved, in the main
+            process only.
+        write: does what writes a stage's state, and may do it twice.
+        max_steps: cut every stage after so many optimizer steps, and each validation after as many
             batches.
         memory_format: how batches of images are laid out.
         shard: this process among those of the accelerator.
-        synchronise: whether BatchNorm takes the statistics of the whole batch; otherwise those of
-            this process's images, and the running ones are averaged at the end of each epoch.
+        scales: whether losses are scaled, as fp16 needs.
     """
 
     accelerator: Accelerator
@@ -50,31 +73,420 @@ class Trainer:
     data: Splits
     seed: int
     console: Console
-    on_epoch: Callable[[Phase, list[dict[str, float]]], None] = lambda phase, history: None
+    on_epoch: Callable[[str, Stage, History], None] = lambda network, stage, history: None
     write: Callable[[Callable[[], None]], None] = lambda work: work()
     max_steps: int | None = None
     memory_format: torch.memory_format = torch.preserve_format
     shard: Shard = field(default_factory=Shard)
-    synchronise: bool = True
+    scales: bool = False
 
-    def run(self, phase: Phase, model: nn.Module, state_path: Path) -> list[dict[str, float]]:
-        """Train ``model`` in place, going on from ``state_path`` if that exists.
+    def train(
+        self,
+        network: str,
+        stage: Stage,
+        masked: MaskedModel,
+        method: Method,
+        path: Path,
+        *,
+        keep: Mapping[int, Path] | None = None,
+    ) -> History:
+        """Take a network through a stage, in place, going on from ``path`` if that exists.
+
+        Args:
+            network: its name in the run, e.g. ``hydra-0.01``.
+            stage: what is trained, and how.
+            masked: the network.
+            method: decides its masks.
+            path: where the state is kept.
+            keep: files for the weights after some epochs.
 
         Returns:
             The metrics of each epoch.
 
         Raises:
-            DivergedError: the loss is NaN, infinite or exploding; ``state_path`` holds the last
-                good epoch.
-            UsageError: ``state_path`` is damaged.
-            KeyboardInterrupt: it was asked to stop; ``state_path`` holds everything up to then.
+            DivergedError: the loss is NaN, infinite or exploding; ``path`` holds the last good
+                epoch.
+            UsageError: ``path`` is damaged, or the method and the objective do not fit.
+            KeyboardInterrupt: it was asked to stop; ``path`` holds everything up to then.
             PeerError: another process failed, and says why.
         """
-        return PhaseRun(self, phase, model, state_path).run()
+        return _Run(self, network, stage, masked, method, path, keep or {}).run()
 
-    def steps(self, phase: Phase) -> int:
-        """Optimizer steps of a whole phase."""
+    def objective_of(self, stage: Stage) -> Objective:
+        """What a stage minimises: its own objective, or the recipe's."""
+        own = None if stage.options is None else stage.options.objective
+        return self.objective if own is None else own  # type: ignore[return-value]
+
+
+def steps_of(
+    options: StageOptions, data: Splits, objective: Objective, *, seed: int, world: int = 1
+) -> int:
+    """Optimizer steps of one epoch of a stage.
+
+    Args:
+        options: the stage's.
+        data: what there is to learn from, of which the stage takes a share.
+        objective: may take several steps on a batch.
+        seed: the recipe's.
+        world: the number of processes.
+    """
+    source = data.part(options.share, seed=seed).train
+    assert source is not None
+    return source.steps(options.batch_size, world=world) * objective.repeats
+
+
+class _Run:
+    """One network in one stage; see `Trainer.train`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        network: str,
+        stage: Stage,
+        masked: MaskedModel,
+        method: Method,
+        path: Path,
+        keep: Mapping[int, Path],
+    ) -> None:
+        self.trainer, self.network, self.stage = trainer, network, stage
+        self.masked, self.model, self.method = masked, masked.model, method
+        self.path, self.keep = path, keep
+        self.shard, self.accelerator = trainer.shard, trainer.accelerator
+        self.objective = trainer.objective_of(stage).fresh()
+        self.scale = LossScale(enabled=trainer.scales)
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    # -- the stage ---------------------------------------------------------------------------------
+
+    def run(self) -> History:
+        """Begin or go on, and train to the stage's end."""
+        self._check_fit()
+        self.model.to(self.accelerator.device)
+        self.method.prepare(self.stage, self.masked)
+        self.model.to(self.accelerator.device)
+        self._plan()
+        if self.stage.options is not None:
+            self._build_optimizer(self.stage.options)
+        self.state = self.shard.lead(lambda: StageState.load(self.path)) or StageState()
+        if self.state.begun:
+            self.shard.together(self._resume)
+        else:
+            self._begin()
+        if self.stage.options is None:
+            return self.state.history
+        if self.state.history:
+            self.shard.lead(self._tell)
+        on_gpus = self.shard.world > 1 and self.accelerator.device.type == "cuda"
+        with synchronised(self.model, wanted=on_gpus), orderly() as self._asked:
+            self.stepper = Stepper(
+                self.accelerator,
+                self.masked,
+                self.method,
+                self.stage,
+                self.objective,
+                self._optimizer,
+                self.scale,
+                self._asked,
+            )
+            while self.state.epoch < self.epochs and not self._over:
+                self._epoch()
+            self.accelerator.free_memory()
+        for epoch, file in self.keep.items():
+            if epoch > self.state.epoch:  # a stage that is cut: what it ends with stands for them
+                self.shard.lead(partial(self._keep, file))
+        if self.stage.options.select == "best" and self.state.best is not None:
+            self.model.load_state_dict(self.state.best)
+        return self.state.history
+
+    def _check_fit(self) -> None:
+        """Refuse what the stage cannot do with its objective, before anything is changed."""
+        name, options = self.objective.registered_name, self.stage.options
+        if options is not None and options.accumulate > 1 and self.objective.repeats > 1:
+            raise UsageError(
+                f"objective '{name}' takes several steps on a batch, which cannot be cut into "
+                f"{options.accumulate} parts: use {self.stage.name}.accumulate=1."
+            )
+        sharp = getattr(self.method.pruner, "sharpness", None) is not None
+        if sharp and self.objective.one_pass:
+            raise UsageError(f"sharpness takes two passes a step, and {self.objective.one_pass}.")
+
+    def _plan(self) -> None:
+        """Count the stage's epochs and steps; those before its start count as done."""
+        options, trainer, start = self.stage.options, self.trainer, self.stage.start
+        self.epochs = start if options is None else options.epochs
+        self.total = self.first = 0
+        if options is None:
+            return
+        self.data = trainer.data.part(options.share, seed=trainer.seed)
         assert self.data.train is not None
-        batches = self.data.train.steps(phase.batch_size, world=self.shard.world)
-        steps = phase.epochs * batches * self.objective.repeats
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        batches = self.data.train.steps(options.batch_size, world=self.shard.world)
+        each = batches * self.objective.repeats
+        self.first, self.total = start * each, options.epochs * each
+        if trainer.max_steps is not None:
+            self.total = min(self.total, self.first + trainer.max_steps)
+
+    def _build_optimizer(self, options: StageOptions) -> None:
+        groups = self.method.param_groups(self.stage, self.masked)
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+        self.optimizer = options.optimizer.built(groups)  # type: ignore[attr-defined]
+        for group in self._optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+
+    def _begin(self) -> None:
+        """Let the method begin, make all processes have what process 0 has, and save."""
+        self.state = StageState(begun=True, epoch=self.stage.start, step=self.first)
+        self.shard.together(lambda: self.method.begin(self.stage, self.masked))
+        if self.shard.world > 1:
+            self._take_over(*self.shard.broadcast(self._handed()))
+        self._save()
+
+    def _resume(self) -> None:
+        state = self.state
+        try:
+            self._take_over(state.model, state.initial, state.method)
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(state.optimizer)
+            if state.generator is not None and self.method._context is not None:
+                self.method.context.generator.set_state(state.generator)
+            self.scale.load_state_dict(state.scale)
+            if mine := self._of_process:
+                self.objective.load_state_dict(mine["objective"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"{self.path} is the state of another network or optimizer ({error}). "
+                "Delete it to train that stage again."
+            ) from None
+
+    def _handed(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any]]:
+        return self.model.state_dict(), self.masked.initial, self.method.state_dict()
+
+    def _take_over(
+        self,
+        model: dict[str, Tensor],
+        initial: dict[str, Tensor] | None,
+        method: dict[str, Any],
+    ) -> None:
+        self.model.load_state_dict(model)
+        device = self.accelerator.device
+        self.masked.initial = initial and {name: mask.to(device) for name, mask in initial.items()}
+        on_device = tree_map_only(Tensor, lambda tensor: tensor.to(device), method)
+        self.method.load_state_dict(on_device)
+
+    # -- an epoch ----------------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        """Train, judge, let the method see, check, save."""
+        meter, drawn = self._train()
+        metrics = meter.means(self.shard)
+        if self.shard.world > 1:
+            average_statistics(self.model, self.accelerator)
+        if self.data.validation is not None:
+            judged = self._validate(self.data.validation)
+            if judged is None:
+                self._pause(meter, drawn)
+                raise KeyboardInterrupt
+            metrics |= judged
+        self._check_sound(metrics)
+        progress = self._progress(self.state.epoch, self.state.step)
+        metrics |= self.method.after_epoch(
+            self.stage, self.masked, self._optimizer, progress, metrics
+        )
+        check_same(self.model, self.shard, when=f"{self._title} has ended: now")
+        self._finish_epoch(metrics)
+        self._save()
+        self.shard.lead(self._tell)
+        if any(self.shard.gather(self._asked.arrived)):
+            raise KeyboardInterrupt
+
+    def _train(self) -> tuple[Meter, dict[str, Any]]:
+        """Take the epoch's steps, from the first or from where it was interrupted.
+
+        Returns:
+            What was measured, and the state of the generators after the last step.
+        """
+        state, seed, rank, world = self.state, self.trainer.seed, self.shard.rank, self.shard.world
+        source, names = self.data.train, (self.network, self.stage.name, state.epoch)
+        assert source is not None
+        batches = source.batches(
+            self._options.batch_size,
+            generator=torch.Generator().manual_seed(derive(seed, *names, "data")),
+            rank=rank,
+            world=world,
+            start=state.batch,
+        )
+        self.method.train_mode(self.stage, self.masked)
+        mine = self._of_process if state.batch else None
+        meter = Meter.of([mine["sums"]]) if mine else Meter()
+        left = self._steps_left(source)
+        with fork(seed, *names, rank), self.trainer.console.progress(self._title, left) as bar:
+            if mine:
+                restore(mine["random"])
+                for name, tensor in statistics(self.model).items():
+                    tensor.copy_(mine["statistics"][name])
+            for batch in batches:
+                if self._finished:
+                    break
+                self._learn(batch, meter, bar)
+            return meter, capture()
+
+    def _learn(self, batch: TrainingBatch, meter: Meter, bar: Any) -> None:
+        """Take a batch's steps, and stop after them if that is asked for."""
+        labels = batch.labels.to(self.accelerator.device)
+        batch = TrainingBatch(self._moved(batch.images), labels, batch.total)
+        stop = False
+        for _ in range(self.objective.repeats):
+            if self._finished:
+                break
+            stop = self._step(batch, meter) or stop
+            bar.advance(1, loss=meter.loss, accuracy=meter.accuracy)
+        self.state.batch += 1
+        if stop:
+            self._pause(meter, capture())
+            raise KeyboardInterrupt
+
+    def _step(self, batch: TrainingBatch, meter: Meter) -> bool:
+        """One optimizer step; whether some process has been asked to stop."""
+        progress = self._progress(self.state.epoch, self.state.step)
+        try:
+            stop = self.stepper.step(batch, progress, meter)
+        except ExplodedError as error:
+            self._diverged(error.loss)
+        self.state.step += 1
+        return stop
+
+    @torch.no_grad()
+    def _validate(self, source: Source) -> dict[str, float] | None:
+        """The loss by which epochs are compared, each process judging some of the batches.
+
+        None if some process was asked to stop meanwhile.
+        """
+        size, most, meter = self._options.batch_size, self.trainer.max_steps, Meter()
+        # as at the stage's end, so that epochs of a ramp can be compared
+        progress = self._progress(self.epochs - 1, self.total - 1)
+        names = (self.network, self.stage.name, self.state.epoch, "validation")
+        count = len(source) if most is None else min(most * size, len(source))
+        progressing = self.trainer.console.progress(
+            f"{self._title} validation", count, unit="image", brief=True
+        )
+        rank, world = self.shard.rank, self.shard.world
+        with eval_mode(self.model), self.masked.cached(), progressing as bar:
+            for number, (images, labels) in enumerate(source.ordered(size, limit=count)):
+                if number % world == rank:
+                    with fork(self.trainer.seed, *names, number):
+                        self._judge(images, labels, progress, meter)
+                bar.advance(len(labels), loss=meter.loss, accuracy=meter.accuracy)
+                if number % world == world - 1 and any(self.shard.gather(self._asked.arrived)):
+                    return None
+        return {f"val_{name}": value for name, value in meter.means(self.shard).items()}
+
+    def _judge(self, images: Tensor, labels: Tensor, progress: Progress, meter: Meter) -> None:
+        images, labels = self._moved(images), labels.to(self.accelerator.device)
+        with torch.enable_grad():  # objectives differentiate with respect to the images
+            found = self.objective.validation_loss(self.model, images, labels, progress)
+        loss = checked(self.objective, found, labels)
+        meter.add(Loss(loss.total.detach(), loss.logits, loss.parts), labels)
+
+    # -- divergence --------------------------------------------------------------------------------
+
+    def _check_sound(self, metrics: dict[str, float]) -> None:
+        """The epoch's last step may have done it: its own loss was computed before."""
+        moved = (p for group in self._optimizer.param_groups for p in group["params"])
+        sound = all(bool(parameter.isfinite().all()) for parameter in moved)
+        if not sound or not math.isfinite(metrics.get("val_loss", 0.0)):
+            self._diverged(math.nan)
+
+    def _diverged(self, loss: float) -> NoReturn:
+        """Stop all processes, whose loss is the same, before a bad step."""
+        if not self.shard.is_main:
+            raise PeerError(0)
+        name, epoch = self.stage.name, self.state.epoch
+        rate = self._options.optimizer.lr / 10  # type: ignore[attr-defined]
+        kept = (
+            f"the state after epoch {epoch} is kept in {self.path}" if epoch else "nothing is lost"
+        )
+        raise DivergedError(
+            f"{self.network}: the loss of {name} epoch {epoch + 1}, step {self.state.step + 1} is "
+            f"{loss:.4g}; {kept}. Try a lower learning rate (--set {name}.optimizer.lr={rate:g}), "
+            f"a warm-up (--set {name}.schedule.name=warmup) or precision fp32, in a new run."
+        )
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def _finish_epoch(self, metrics: dict[str, float]) -> None:
+        state = self.state
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.history.append(metrics)
+        if state.epoch in self.keep:
+            self.shard.lead(lambda: self._keep(self.keep[state.epoch]))
+        if self._options.select == "best" and self.method.eligible(self.stage, self.masked):
+            loss = metrics.get("val_loss", math.inf)
+            if loss <= state.best_loss and "val_loss" in metrics:
+                state.best_loss = loss
+                state.best = {n: t.clone() for n, t in self.model.state_dict().items()}
+
+    def _keep(self, path: Path) -> None:
+        state = StageState(model={n: t.detach() for n, t in self.model.state_dict().items()})
+        self.trainer.write(lambda: state.save(path))
+
+    def _pause(self, meter: Meter, drawn: dict[str, Any]) -> None:
+        """Save the state within an epoch: what follows is the same to the bit."""
+        self._save({"sums": meter.sums, "random": drawn, "statistics": statistics(self.model)})
+
+    def _save(self, within: Mapping[str, Any] | None = None) -> None:
+        state = self.state
+        state.model, state.initial, state.method = self._handed()
+        state.optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
+        if self.method._context is not None:
+            state.generator = self.method.context.generator.get_state()
+        state.scale = self.scale.state_dict()
+        mine = {"objective": self.objective.state_dict(), **(within or {})}
+        state.processes = self.shard.gather(mine)
+        self.shard.lead(lambda: self.trainer.write(lambda: state.save(self.path)))
+
+    @property
+    def _of_process(self) -> dict[str, Any] | None:
+        """What an earlier job saved of this process; None if it had other processes."""
+        saved = self.state.processes
+        return saved[self.shard.rank] if len(saved) == self.shard.world else None
+
+    def _tell(self) -> None:
+        self.trainer.on_epoch(self.network, self.stage, self.state.history)
+
+    # -- small things ------------------------------------------------------------------------------
+
+    @property
+    def _options(self) -> StageOptions:
+        assert self.stage.options is not None
+        return self.stage.options
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        assert self.optimizer is not None
+        return self.optimizer
+
+    @property
+    def _finished(self) -> bool:
+        return self.state.step >= self.total
+
+    @property
+    def _over(self) -> bool:
+        """Also with the epoch that the last step was in."""
+        return self._finished and self.state.batch == 0
+
+    @property
+    def _title(self) -> str:
+        return f"{self.network} {self.stage.name} {self.state.epoch + 1}/{self.epochs}"
+
+    def _steps_left(self, source: Source) -> int:
+        batches = source.steps(self._options.batch_size, world=self.shard.world) - self.state.batch
+        return min(batches * self.objective.repeats, self.total - self.state.step)
+
+    def _progress(self, epoch: int, step: int) -> Progress:
+        return Progress(epoch, step, step / max(self.total, 1), self.epochs, self.stage.name)
+
+    def _moved(self, images: Tensor) -> Tensor:
+        return images.to(self.accelerator.device, memory_format=self.trainer.memory_format)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from robustprune.adapters.bounds import METHODS, TOLERANCE, Bounds, certified
 from robustprune.errors import UsageError
+from tests.masks import renew
 
 from .tiny import NETWORKS, clean_margins, images, labels, masked, network
 
@@ -19,6 +20,8 @@ def margins(model, method, *, eps=0.1, x=None, y=None):
 @pytest.mark.parametrize("of_masked", [False, True])
 def test_nothing_goes_stale_while_a_network_trains(of_masked):
     whole = masked("conv_norm", density=0.5) if of_masked else None
+    if whole:
+        whole.add_scores(whole.weights)
     model = (whole.model if whole else network("conv_norm")).train().requires_grad_(True)
     x, y, kept = images(9), labels(9), None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -31,7 +34,7 @@ def test_nothing_goes_stale_while_a_network_trains(of_masked):
         loss.backward()
         optimizer.step()
         if whole:
-            whole.select()
+            renew(whole, 0.5)
         found = kept.forward(model, x)
         fresh = Bounds(model, x)
         for method in ("ibp", "crown_ibp", "crown"):

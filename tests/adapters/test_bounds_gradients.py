@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustprune.adapters.bounds import METHODS, Bounds
+from tests.masks import learning
 
 from .tiny import images, labels, masked, network
 
@@ -50,12 +51,9 @@ def test_gradients_are_those_of_finite_differences(name, dtype, step, close, met
 @pytest.mark.parametrize("method", TRAINING)
 @pytest.mark.parametrize("cached", [False, True])
 def test_scores_get_the_straight_through_gradient(method, cached):
-    whole = masked("conv_norm", density=0.5)
-    whole.model.requires_grad_(False)
-    for scores in whole.score_parameters():
-        scores.requires_grad_(True)
+    whole = learning(network("conv_norm"), density=0.5)
     if cached:
-        with whole.materialised():
+        with whole.cached():
             margins(whole.model, method).sum().backward()
     else:
         margins(whole.model, method).sum().backward()
@@ -64,12 +62,10 @@ def test_scores_get_the_straight_through_gradient(method, cached):
     plain.bake()
     plain.model.requires_grad_(True)
     margins(plain.model, method).sum().backward()
-    for name, mask in whole.masks.items():
-        layer = whole.model.get_submodule(name)
-        leaf = plain.model.get_submodule(name).weight
-        expected = leaf.grad * layer.parametrizations.weight.original * mask.scores.sign()
-        torch.testing.assert_close(mask.scores.grad, expected)
-        assert (mask.scores.grad[~mask.mask] != 0).any()
+    for name, scores in whole.scores.items():
+        expected = plain.model.get_parameter(name).grad * whole.weights[name] * scores.sign()
+        torch.testing.assert_close(scores.grad, expected)
+        assert (scores.grad[~whole.masks[name]] != 0).any()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -45,7 +45,7 @@ def test_no_bound_is_above_the_exact_margin_of_any_class(name, kind):
     x, y = images(), labels()
     for eps in (0.05, 0.3):
         true = exact(name, kind != "dense", eps)
-        with whole.materialised() if kind == "masked" else nullcontext():
+        with whole.cached() if kind == "masked" else nullcontext():
             methods = ("ibp", "crown") if kind == "baked" else METHODS
             found = bounds_of(model, x, y, eps=eps, methods=methods)
         for method, bound in found.items():

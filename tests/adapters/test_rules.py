@@ -86,7 +86,7 @@ def test_training_refuses_what_certificates_refuse(name):
     model, x = Quotient(positive=False, bias=-1.0), images((1, 3, 3))
     objective = create(name, eps=0.3, **({"probability": 1.0} if name == "mixtrain" else {}))
     with pytest.raises(UsageError, match="denominator of at least"):
-        objective(model, x, labels(), Progress(phase="prune"))
+        objective(model, x, labels(), Progress(stage="prune"))
 
 
 EDGES = {

@@ -5,6 +5,7 @@ import torch
 import torchattacks as library
 from torch import nn
 
+from robustprune.adapters import attack_arguments
 from robustprune.adapters import torchattacks as adapter
 from robustprune.errors import MissingDependencyError, UsageError
 
@@ -132,34 +133,34 @@ def test_labels_are_not_needed_where_the_attack_needs_none(batch):
 
 
 def test_every_name_is_an_attack():
-    names = adapter.attack_names()
+    names = attack_arguments.attack_names()
     assert {"PGD", "CW", "AutoAttack", "Square"} <= set(names)
     assert not {"MultiAttack", "LGV", "Attack"} & set(names)
 
 
 def test_unknown_attacks_are_named():
     with pytest.raises(UsageError, match=r"no attack 'PGD3'\. Did you mean 'PGD'"):
-        adapter.check_arguments("PGD3", {})
+        attack_arguments.check_arguments("PGD3", {})
     with pytest.raises(UsageError, match=r"no attack 'deepfool'\. Did you mean 'DeepFool'"):
-        adapter.check_arguments("deepfool", {})
+        attack_arguments.check_arguments("deepfool", {})
 
 
 def test_unknown_arguments_are_named():
     with pytest.raises(UsageError, match=r"PGD has no argument 'epsilon'.*Choices: alpha, eps"):
-        adapter.check_arguments("PGD", {"epsilon": 1})
+        attack_arguments.check_arguments("PGD", {"epsilon": 1})
     with pytest.raises(UsageError, match="no argument 'model'"):
-        adapter.check_arguments("PGD", {"model": 1})
+        attack_arguments.check_arguments("PGD", {"model": 1})
 
 
 def test_a_missing_library_comes_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(MissingDependencyError, match="pip install --no-deps torchattacks"):
-        adapter.attack_names()
+        attack_arguments.attack_names()
 
 
 def test_takes_argument():
-    assert adapter.takes_argument("APGD", "seed")
-    assert not adapter.takes_argument("PGD", "seed")
+    assert attack_arguments.takes_argument("APGD", "seed")
+    assert not attack_arguments.takes_argument("PGD", "seed")
 
 
 @pytest.mark.parametrize(
@@ -177,19 +178,19 @@ def test_takes_argument():
     ],
 )
 def test_traits(attack, traits):
-    assert adapter.traits(attack) == traits
+    assert attack_arguments.traits(attack) == traits
 
 
 @pytest.mark.parametrize(
     "attack",
     [
         name
-        for name in adapter.attack_names()
-        if adapter.traits(name).radius and name not in ("AutoAttack", "Square")
+        for name in attack_arguments.attack_names()
+        if attack_arguments.traits(name).radius and name not in ("AutoAttack", "Square")
     ],
 )
 def test_what_we_call_bounded_is(batch, attack):
-    traits = adapter.traits(attack)
+    traits = attack_arguments.traits(attack)
     perturbed = adapter.perturb(attack, network(), *batch, **{traits.radius: 0.05})
     delta = (perturbed - batch[0]).flatten(1)
     lengths = delta.norm(dim=1) if traits.norm == "l2" else delta.abs().amax(1)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from robustprune.masking import attach
 from robustprune.models.normalize import Normalized
+from tests.masks import pruned
 
 SHAPE = (2, 3, 3)
 
@@ -89,7 +89,7 @@ def network(name: str, *, classes: int = 3, seed: int = 2) -> nn.Module:
 
 def masked(name: str, *, classes: int = 3, seed: int = 2, density: float = 0.6):
     """The same network with some of its weights masked."""
-    return attach(network(name, classes=classes, seed=seed), density=density)
+    return pruned(network(name, classes=classes, seed=seed), density)
 
 
 def images(n: int = 3, seed: int = 0) -> Tensor:

@@ -4,8 +4,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustprune.masking import attach
 from robustprune.models import create_model
+from tests import masks
 
 DIGITS = {"name": "cnn_digits", "num_classes": 10, "in_chans": 1, "image_size": 8}
 ARCHITECTURES = {
@@ -21,15 +21,18 @@ def pruned(
     seed: int = 0,
     *,
     density: float = 0.1,
-    scores: str = "scaled_magnitude",
+    scores: str = "magnitude",
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(seed)
     model = create_model(**architecture)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
-    masks = attach(model, density=density, scores=scores).bake()
-    return model.eval(), masks
+    masked = masks.pruned(model, density)
+    if scores == "random":
+        masked.add_scores({name: torch.rand_like(w) for name, w in masked.weights.items()})
+        masks.renew(masked, density)
+    return model.eval(), masked.bake()
 
 
 def document(architecture: dict = DIGITS) -> dict:

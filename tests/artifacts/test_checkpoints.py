@@ -14,10 +14,10 @@ from robustprune.artifacts.hydra import ARCHITECTURES as REFERENCES
 from robustprune.artifacts.hydra import read_hydra
 from robustprune.artifacts.reading import load_model, read_model
 from robustprune.errors import UsageError
-from robustprune.masking import attach
 from robustprune.models import create_model
 from tests.artifacts.checkpoints import Reference
 from tests.artifacts.nets import ARCHITECTURES
+from tests.masks import pruned
 
 BN = ARCHITECTURES["cnn_small_bn"]
 NORMALISED = ARCHITECTURES["normalised"]
@@ -218,7 +218,7 @@ def test_masks_beside_weights_are_applied(tmp_path):
 
 def test_our_own_masks_are_read_before_they_are_baked(tmp_path):
     model = network()
-    masked = attach(model, density=0.1)
+    masked = pruned(model, 0.1)
     path = written(tmp_path, {"model": model.state_dict()})
     saved = read_model(path, BN)
     same(saved.model, model)

@@ -14,8 +14,8 @@ from robustprune.artifacts.container import KEY
 from robustprune.artifacts.dense import annotate, save_model
 from robustprune.artifacts.reading import load_model, read_metadata, read_model
 from robustprune.errors import UsageError
-from robustprune.masking import attach
 from robustprune.models import create_model
+from tests import masks
 from tests.artifacts.nets import ARCHITECTURES, DIGITS, document, header, pruned
 
 
@@ -167,13 +167,13 @@ def test_a_network_with_a_mask_of_its_own_is_not_taken_for_a_pruned_one(tmp_path
 
     model = Masked()
     monkeypatch.setattr("robustprune.artifacts.saved.create_model", lambda **_: Masked())
-    masks = attach(model, density=0.5).bake()
+    kept = masks.pruned(model, 0.5).bake()
     file = tmp_path / "model.safetensors"
-    save_model(file, model, masks=masks, metadata=document())
+    save_model(file, model, masks=kept, metadata=document())
     saved = read_model(file)
     assert set(saved.masks) == {"weight"}
     assert torch.equal(saved.model.attn_mask, model.attn_mask)
 
 
 def test_a_copy_of_a_loaded_network_can_be_masked(path):
-    assert attach(copy.deepcopy(load_model(path)), density=0.05).kept > 0
+    assert masks.pruned(copy.deepcopy(load_model(path)), 0.05).kept > 0

@@ -214,7 +214,7 @@ def test_the_card_warns_of_what_the_file_knows(tmp_path):
     write_card(before, written)
     text = card_path(written.path).read_text()
     for line in (
-        "- **Training was cut at 3 steps a phase.**",
+        "- **Training was cut at 3 steps a stage.**",
         "**An attack broke images that a certificate verified: claim nothing.**",
         "- Smoothing certifies what it makes of the network, not the network itself.",
         "- Started from: file a.pt, sha256 ab",

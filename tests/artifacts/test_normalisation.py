@@ -4,9 +4,9 @@ from torch import nn
 
 from robustprune.artifacts.normalisation import folded
 from robustprune.errors import UsageError
-from robustprune.masking import attach
 from robustprune.models import create_model
 from robustprune.models.normalize import Normalized
+from tests import masks
 
 MEAN, STD = [0.4, 0.5, 0.1], [0.2, 0.25, 0.5]
 
@@ -57,10 +57,10 @@ def test_networks_that_cut_images_into_patches_take_it(name):
 
 def test_pruned_weights_stay_0_and_the_network_stays_as_it_was():
     model = normalised(nn.Conv2d(3, 4, 3))
-    masks = attach(model, density=0.1).bake()
+    kept = masks.pruned(model, 0.1).bake()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     bare, _ = folded(model, image_size=16)
-    assert not bare[0].weight[~masks["backbone.0.weight"]].any()
+    assert not bare[0].weight[~kept["backbone.0.weight"]].any()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

@@ -217,8 +217,8 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path):
 
 def test_a_type_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     before = saved()
-    before.model.register_buffer("phases", torch.zeros(3, dtype=torch.complex64))
-    with pytest.raises(UsageError, match=r"phases is of type torch.complex64"):
+    before.model.register_buffer("stages", torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(UsageError, match=r"stages is of type torch.complex64"):
         save_packed(tmp_path / "net", before)
 
 

@@ -43,7 +43,7 @@ def test_a_group_of_options_is_shown_below_its_own_name(command: Command) -> Non
     out = command("list", "objectives", "mixtrain").out.splitlines()
     place = out.index("    ramp (a group of options): How eps grows.")
     assert out[place + 1].startswith("        epochs (float) = 0: Length in epochs")
-    assert "        phases (list of pretrain | prune | finetune) = ['pretrain']: " in out[place + 4]
+    assert "        stages (list of str) = ['pretrain', 'train']: " in out[place + 4]
 
 
 def test_a_group_that_may_be_absent_is_shown_with_its_options(command: Command) -> None:

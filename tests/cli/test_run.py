@@ -16,9 +16,10 @@ from robustprune.cli import main
 from robustprune.cli.main import FAULT, INTERRUPTED, OK
 from robustprune.errors import InterruptedRun
 from robustprune.pipeline import RunResult
-from robustprune.training.phase_run import PhaseRun
+from robustprune.pruners import Method
 
 from ..pipeline import tiny
+from ..pipeline.steps import watched
 from .conftest import Command
 
 EVALUATE = {"evaluate": tiny.RECIPE["evaluate"]}
@@ -30,15 +31,14 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]],
     """Arranges for something to happen before the n-th optimizer step, once."""
 
     def arrange(number: int, happens: Callable[[], None]) -> None:
-        original, left = PhaseRun._step, [number]
+        left = [number]
 
-        def step(self: Any, *args: Any) -> bool:
+        def act(network: str, stage: str) -> None:
             left[0] -= 1
             if not left[0]:
                 happens()
-            return original(self, *args)
 
-        monkeypatch.setattr(PhaseRun, "_step", step)
+        monkeypatch.setattr(Method, "step", watched(act))
 
     return arrange
 

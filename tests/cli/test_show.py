@@ -46,7 +46,7 @@ def test_check_says_what_would_happen_and_does_not_do_it(command: Command, here:
     path = tiny.write(here)
     said = command("check", path, "--set", "finetune.epochs=3")
     assert (said.code, said.err) == (0, "")
-    for text in ("weights kept, by layer", "optimizer steps, by phase", "tiny.yaml is valid"):
+    for text in ("weights kept, by layer", "optimizer steps, by stage", "tiny.yaml is valid"):
         assert text in said.out
     assert str(Path("runs/tiny/<id>/hydra-0.01/model.safetensors")) in said.out
     resolved = yaml.safe_load(said.out.split("weights kept")[0])

@@ -114,9 +114,9 @@ def test_costs_of_a_tiny_network_are_its_tensors(model: ModuleType):
     recipe = rp.load_recipe(ROOT / "recipes/paper/imagenet_resnet50_free.yaml", overrides)
     found = {}
     for setting in costs.settings(recipe, device=torch.device("cpu")):
-        found[setting.phase.name] = costs.measure(setting, batch=2, size=32, rounds=1)
+        found[setting.stage.name] = costs.measure(setting, batch=2, size=32, rounds=1)
     network = rp.create_model("test_resnet", num_classes=10)
-    layers = rp.masking.attach(network, density=0.1).report()
+    layers = rp.masking.attach(network).report()
     prunable = sum(layer.total for layer in layers)
     every = prunable + sum(p.numel() for p in network.parameters() if p.dim() == 1)
     pretrain, prune, finetune = (found[name] for name in ("pretrain", "prune", "finetune"))

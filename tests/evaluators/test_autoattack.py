@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from robustprune.adapters import torchattacks
 from robustprune.errors import UsageError
 from robustprune.evaluators import create
 
@@ -59,7 +60,6 @@ def test_images_too_small_for_square_in_l2_are_named():
 
 
 def test_the_seed_is_passed_on(monkeypatch):
-    from robustprune.evaluators import autoattack
 
     seen = {}
 
@@ -67,7 +67,7 @@ def test_the_seed_is_passed_on(monkeypatch):
         seen.update(arguments)
         return images
 
-    monkeypatch.setattr(autoattack.torchattacks, "autoattack", spy)
+    monkeypatch.setattr(torchattacks, "autoattack", spy)
     model = linear(12)
     create("autoattack", norm="l2", eps=0.5).judge(model, *batch(model, 2), seed=99)
     assert seen == {

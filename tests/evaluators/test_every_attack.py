@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustprune.adapters import attack_arguments
 from robustprune.adapters import torchattacks as adapter
 from robustprune.adapters.attack_needs import check_fits
 from robustprune.errors import UsageError
@@ -33,8 +34,12 @@ REFUSED = {
 }
 CASES = [
     (attack, norm)
-    for attack in adapter.attack_names()
-    for norm in ([adapter.traits(attack).norm] if adapter.traits(attack).norm else ["linf", "l2"])
+    for attack in attack_arguments.attack_names()
+    for norm in (
+        [attack_arguments.traits(attack).norm]
+        if attack_arguments.traits(attack).norm
+        else ["linf", "l2"]
+    )
 ]
 SIZES = {
     "square": [(1, 10, 10, 2), (3, 10, 10, 3), (1, 10, 10, 10), (3, 10, 10, 10)],
@@ -140,7 +145,9 @@ def test_where_there_is_no_gradient_nothing_is_found(attack, norm):
 
 
 # AutoAttack returns what withstands as it came; its members are here
-BOUNDED = [c for c in CASES if not adapter.traits(c[0]).minimum_norm and c[0] != "AutoAttack"]
+BOUNDED = [
+    c for c in CASES if not attack_arguments.traits(c[0]).minimum_norm and c[0] != "AutoAttack"
+]
 
 
 @pytest.mark.parametrize(("attack", "norm"), BOUNDED)
@@ -270,7 +277,7 @@ def test_square_s_need_is_the_library_s(size):
     assert works(ours, UsageError) == works(library, RuntimeError)
 
 
-@pytest.mark.parametrize("attack", adapter.ONE_BY_ONE)
+@pytest.mark.parametrize("attack", attack_arguments.ONE_BY_ONE)
 def test_something_is_seen_of_attacks_that_take_one_image_after_the_other(attack):
     assert create("torchattacks", attack=attack, eps=0.1).batch_size == 1
     assert create("torchattacks", attack=attack, eps=0.1, batch_size=9).batch_size == 9

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from robustprune.adapters import torchattacks
 from robustprune.errors import UsageError
 from robustprune.evaluators import create
-from robustprune.evaluators import library as module
 
 from .toys import batch, between, linear, margins
 
@@ -46,7 +46,7 @@ def test_a_bounded_attack_gets_our_radius_and_reports_no_norm(monkeypatch):
         seen.update(arguments)
         return images
 
-    monkeypatch.setattr(module.torchattacks, "perturb", spy)
+    monkeypatch.setattr(torchattacks, "perturb", spy)
     model = linear(12)
     evaluator = create("torchattacks", attack="APGDT", norm="l2", eps=0.5, args={"steps": 3})
     results = evaluator.judge(model, *batch(model, 2), seed=7)
@@ -63,7 +63,7 @@ def test_a_bounded_attack_that_leaves_the_ball_is_an_error(monkeypatch):
     def too_far(attack, model, images, labels, **arguments):
         return images + 0.2
 
-    monkeypatch.setattr(module.torchattacks, "perturb", too_far)
+    monkeypatch.setattr(torchattacks, "perturb", too_far)
     model = linear(2)
     evaluator = create("torchattacks", attack="FGSM", eps=0.1)
     with pytest.raises(RuntimeError, match="'torchattacks_fgsm'"):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from robustprune.adapters import torchattacks
 from robustprune.errors import UsageError
 from robustprune.evaluators import create
-from robustprune.evaluators import pgd as module
 
 from .toys import Counting, batch, between, linear, margins
 
@@ -51,13 +51,13 @@ def test_restarts_stop_when_all_are_broken():
 
 def test_each_restart_starts_elsewhere(monkeypatch):
     made = []
-    original = module.torchattacks.perturb
+    original = torchattacks.perturb
 
     def spy(*args, **kwargs):
         made.append(original(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(module.torchattacks, "perturb", spy)
+    monkeypatch.setattr(torchattacks, "perturb", spy)
     model = linear(2)
     images, labels = batch(model, 3)
     create("pgd", eps=1e-4, step_size=1e-4, steps=1, restarts=2).judge(
@@ -73,7 +73,7 @@ def test_the_step_is_a_quarter_of_eps_unless_stated(monkeypatch):
         seen.append((attack, arguments))
         return images
 
-    monkeypatch.setattr(module.torchattacks, "perturb", spy)
+    monkeypatch.setattr(torchattacks, "perturb", spy)
     model = linear(2)
     images, labels = batch(model, 3)
     create("pgd", eps="4/255").judge(model, images, labels, seed=0)
@@ -89,7 +89,7 @@ def test_an_attack_that_leaves_the_ball_is_an_error(monkeypatch):
     def too_far(attack, model, images, labels, **arguments):
         return images + 2 * arguments["eps"]
 
-    monkeypatch.setattr(module.torchattacks, "perturb", too_far)
+    monkeypatch.setattr(torchattacks, "perturb", too_far)
     model = linear(2)
     with pytest.raises(RuntimeError, match=r"'era'.*linf ball"):
         create("pgd", eps=0.1, label="era").judge(model, *batch(model, 3), seed=0)

@@ -3,7 +3,8 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from robustprune.masking import MaskedModel, attach
+from robustprune.masking import MaskedModel
+from tests import masks
 
 
 def network() -> nn.Sequential:
@@ -23,23 +24,33 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.rand(5, 2, 2, 3, generator=generator), torch.arange(5) % 3
 
 
-def frozen(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+def pruned(density: float = 0.25) -> MaskedModel:
+    return masks.pruned(network(), density)
 
 
 def learning(density: float = 0.25) -> MaskedModel:
-    """As in the prune phase: nothing but scores is trainable."""
-    return attach(frozen(network()), density=density)
+    return masks.learning(network(), density)
 
 
-def counting(whole: MaskedModel) -> Counter[str]:
+def counting(masked: MaskedModel) -> Counter[str]:
     calls: Counter[str] = Counter()
-    for name, mask in whole.masks.items():
+    for name in masked.masks:
+        layer = masked.model.get_submodule(name.removesuffix(".weight"))
+        mask = layer.parametrizations.weight[-1]
         mask.register_forward_hook(lambda *_, name=name: calls.update([name]))
     return calls
 
 
-def gradients(whole: MaskedModel) -> list[Tensor | None]:
-    return [p.grad for p in whole.score_parameters()]
+def gradients(masked: MaskedModel) -> list[Tensor | None]:
+    return [score.grad for score in masked.scores.values()]
+
+
+class Factor(nn.Module):
+    """Multiplies a weight by numbers that are trained, all 2 at first."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full_like(weight, 2.0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.factor

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from robustprune.errors import UsageError
 from robustprune.masking import attach, prunable_layers
+from tests import masks
 
 
 class Tied(nn.Module):
@@ -32,48 +33,49 @@ class Tied(nn.Module):
 def test_layers_that_share_a_weight_share_its_mask():
     model = Tied()
     assert list(prunable_layers(model)) == ["first", "head"]
-    whole = attach(model, density=0.25)
+    whole = masks.learning(model, 0.25)
+    assert list(whole.masks) == ["first.weight", "head.weight"]
     assert (whole.prunable, whole.kept) == (592, 148)
-    for scores in whole.score_parameters():
-        scores.data = torch.randn_like(scores)
-    whole.select()
+    whole.add_scores({name: torch.randn_like(score) for name, score in whole.scores.items()})
+    masks.renew(whole, 0.25)
+    assert whole.turnover > 0
     assert torch.equal(model.first.weight, model.second.weight)
     assert whole.kept == 148
 
 
 def test_baking_a_shared_weight_leaves_what_the_network_computed_with():
     model, images = Tied(), torch.rand(2, 8, 4, 4)
-    whole = attach(model, density=0.25)
+    whole = masks.pruned(model, 0.25)
     before = model(images)
-    masks = whole.bake()
+    baked = whole.bake()
     assert torch.equal(model(images), before)
     assert model.first.weight is model.second.weight
-    assert int(model.first.weight.count_nonzero()) == int(masks["first.weight"].sum()) == 144
+    assert int(model.first.weight.count_nonzero()) == int(baked["first.weight"].sum()) == 144
 
 
 def test_one_layer_at_two_places_is_masked_once():
     layer = nn.Linear(4, 4)
     model = nn.Sequential(layer, nn.ReLU(), layer)
-    whole = attach(model, density=0.5)
+    whole = masks.pruned(model, 0.5)
     assert whole.prunable == 16
     assert (whole.bake()["0.weight"] == (model[2].weight != 0)).all()
 
 
 def test_gradients_of_a_shared_weight_are_those_of_one_weight():
     model, images, labels = Tied(), torch.rand(2, 8, 4, 4), torch.tensor([0, 1])
-    whole = attach(model, density=0.25)
-    keep = whole.masks["first"].mask
+    whole = masks.pruned(model, 0.25)
+    keep = whole.masks["first.weight"]
     plain = copy.deepcopy(model)
     by_hand = {n: p.detach().clone().requires_grad_() for n, p in Tied().named_parameters()}
     masked = torch.where(keep, by_hand["first.weight"], 0.0)
     hidden = F.conv2d(images, masked, by_hand["first.bias"], padding=1).relu()
     hidden = F.conv2d(hidden, masked, by_hand["second.bias"], padding=1).relu()
-    head = torch.where(whole.masks["head"].mask, by_hand["head.weight"], 0.0)
+    head = torch.where(whole.masks["head.weight"], by_hand["head.weight"], 0.0)
     loss = F.cross_entropy(F.linear(hidden.mean((2, 3)), head, by_hand["head.bias"]), labels)
     loss.backward()
-    with whole.materialised():
+    with whole.cached():
         F.cross_entropy(model(images), labels).backward()
-    mine = model.first.parametrizations.weight.original.grad
+    mine = whole.weights["first.weight"].grad
     torch.testing.assert_close(mine, by_hand["first.weight"].grad)
     assert plain.first.parametrizations.weight[0] is plain.second.parametrizations.weight[0]
 
@@ -113,7 +115,7 @@ class Buffered(nn.Module):
 )
 def test_a_weight_that_something_else_computes_with_is_refused(model, other):
     with pytest.raises(UsageError, match=f"layer 'head' cannot be masked: .*'{other}"):
-        attach(model, density=0.5)
+        attach(model)
     assert not parametrize.is_parametrized(model.head)
 
 
@@ -183,14 +185,14 @@ def pruned() -> nn.Conv2d:
 def test_what_cannot_be_masked_exactly_is_refused_by_name_and_nothing_is_changed(layer, reason):
     model = nn.Sequential(nn.Conv2d(2, 2, 3), layer)
     with pytest.raises(UsageError, match=rf"layer '1' \(\w+\) cannot be masked: .*({reason})"):
-        attach(model, density=0.5)
+        attach(model)
     assert not parametrize.is_parametrized(model[0])
 
 
 def test_all_that_is_wrong_is_named_at_once():
     model = nn.Sequential(StdConv2d(2, 3, 3), nn.ReLU(), StdConv2d(3, 3, 3))
     with pytest.raises(UsageError, match=r"layer '0'(?s:.*)layer '2'"):
-        attach(model, density=0.5)
+        attach(model)
 
 
 @pytest.mark.parametrize(
@@ -199,14 +201,14 @@ def test_all_that_is_wrong_is_named_at_once():
     ids=lambda layer: type(layer).__name__,
 )
 def test_layers_with_a_forward_of_their_own_are_masked_where_that_is_exact(layer):
-    assert attach(nn.Sequential(layer), density=0.5).kept == layer.weight.numel() // 2
+    assert masks.pruned(nn.Sequential(layer), 0.5).kept == layer.weight.numel() // 2
 
 
 def test_trying_a_layer_out_draws_nothing_and_changes_nothing():
     layer = Conv2dSame(2, 3, 3)
     layer.register_forward_pre_hook(lambda module, inputs: None)
     before, state = layer.weight.clone(), torch.get_rng_state()
-    attach(nn.Sequential(layer), density=1.0)
+    attach(nn.Sequential(layer))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(layer.weight, before)
 
@@ -217,4 +219,4 @@ def test_timms_networks_of_standardised_convolutions_are_refused(name):
         model = timm.create_model(name)
     model = model.stages[0].to_empty(device="cpu")
     with pytest.raises(UsageError, match="changes its weight before it multiplies"):
-        attach(model, density=0.1)
+        attach(model)

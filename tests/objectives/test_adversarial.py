@@ -38,7 +38,7 @@ def test_pgd_is_cross_entropy_on_the_library_s_images(random_start):
 
 def test_pgd_steps_a_quarter_of_eps():
     objective = create("pgd", eps="8/255")
-    assert objective.attack() == (
+    assert objective.arguments() == (
         "PGD",
         {"eps": 8 / 255, "alpha": 2 / 255, "steps": 10, "random_start": True},
     )

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from robustprune.adapters.bounds import Bounds
 from robustprune.adapters.fusion import cross_entropy_bound
-from robustprune.masking import attach
 from robustprune.objectives import create
 from robustprune.objectives.certified import robust_cross_entropy
 from robustprune.types import Progress
+from tests.masks import learning
 
 from .toys import linear, network
 
@@ -58,7 +58,7 @@ def test_ibp_moves_from_the_clean_loss_to_the_mixture_as_eps_grows():
 
 def test_ibp_ends_at_gowals_half():
     model, (images, labels) = linear(3), data()
-    objective, progress = create("ibp", eps=EPS, ramp=RAMP), Progress(phase="finetune")
+    objective, progress = create("ibp", eps=EPS, ramp=RAMP), Progress(stage="finetune")
     loss = objective(model, images, labels, progress)
     clean, robust = F.cross_entropy(model(images), labels), worst(model, images, labels, EPS)
     assert loss.total.item() == pytest.approx((0.5 * clean + 0.5 * robust).item())
@@ -87,7 +87,7 @@ def test_crown_ibp_mixes_the_margins_by_how_far_the_ramp_is():
     assert loss.total.item() == pytest.approx(each.mean().item(), rel=1e-5)
 
 
-def test_crown_ibp_is_ibp_after_the_ramp_and_in_phases_without_one(monkeypatch):
+def test_crown_ibp_is_ibp_after_the_ramp_and_in_stages_without_one(monkeypatch):
     model, (images, labels) = deep(), data()
     used = []
     original = Bounds._computing
@@ -98,7 +98,7 @@ def test_crown_ibp_is_ibp_after_the_ramp_and_in_phases_without_one(monkeypatch):
 
     monkeypatch.setattr(Bounds, "_computing", computing)
     objective = create("crown_ibp", eps=EPS, ramp={"epochs": 4})
-    for progress in (Progress(fraction=0.5, epochs=8), Progress(phase="prune", epochs=8)):
+    for progress in (Progress(fraction=0.5, epochs=8), Progress(stage="prune", epochs=8)):
         objective(model, images, labels, progress)
     assert used == ["ibp", "ibp"]
     objective(model, images, labels, Progress(fraction=0.1, epochs=8))
@@ -180,13 +180,13 @@ def test_score_gradients_are_those_of_the_masked_weights_times_the_weights(name,
     """
     images, labels = data()
     objective = create(name, eps=EPS, **options)
-    masked = attach(deep(), density=0.6)
+    masked = learning(deep(), density=0.6)
     layer = masked.model[3]
     effective, weight = layer.weight.detach().clone(), layer.parametrizations.weight.original
     torch.manual_seed(7)
-    with masked.materialised():
+    with masked.cached():
         objective(masked.model, images, labels, progress).total.backward()
-    (scores,) = (s for s in masked.score_parameters() if s.shape == weight.shape and s.grad.any())
+    (scores,) = (s for s in masked.scores.values() if s.shape == weight.shape and s.grad.any())
     plain = deep()
     masked.bake()
     plain.load_state_dict(masked.model.state_dict())
@@ -210,7 +210,7 @@ def test_mixtrains_weight_grows_from_the_ramps_end():
     objective = create("mixtrain", ramp={"epochs": 15})
     weights = [objective.weight(Progress(epoch=epoch)) for epoch in (0, 15, 19, 20, 24, 25, 60)]
     assert weights == pytest.approx([0.1, 0.1, 0.1, 0.25, 0.25, 0.625, 50])
-    finetune = [objective.weight(Progress(epoch=e, phase="finetune")) for e in (0, 4, 5, 34, 35)]
+    finetune = [objective.weight(Progress(epoch=e, stage="finetune")) for e in (0, 4, 5, 34, 35)]
     assert finetune == pytest.approx([0.1, 0.1, 0.25, 0.1 * 2.5**6, 50])
     assert create("mixtrain", most=3).weight(Progress(epoch=40)) == 3
 

@@ -1,11 +1,10 @@
 import pytest
 import torch
-from torch import nn
 
 from robustprune.errors import UsageError
-from robustprune.masking import attach
-from robustprune.objectives import create, names
+from robustprune.objectives import Loss, Objective, create, names
 from robustprune.types import Progress
+from tests.masks import learning
 
 from .toys import batch, modes, network
 
@@ -90,40 +89,32 @@ def test_the_same_generator_state_gives_the_same_loss(objective):
 
 
 def masked_network():
-    model = network()
-    masked = attach(model, density=0.5)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for scores in masked.score_parameters():
-        scores.requires_grad_(True)
-    return masked
+    return learning(network(), density=0.5)
 
 
 def test_scores_learn_while_weights_are_frozen(objective):
     masked, (images, labels) = masked_network(), batch()
-    with masked.materialised():
+    with masked.cached():
         objective(masked.model, images, labels, Progress()).total.backward()
         objective.after_backward()
-    for scores in masked.score_parameters():
+    for scores in masked.scores.values():
         assert scores.grad.isfinite().all()
         assert scores.grad.any()
-    scores = {id(parameter) for parameter in masked.score_parameters()}
-    rest = [p for p in masked.model.parameters() if id(p) not in scores]
-    assert all(parameter.grad is None for parameter in rest)
+    assert all(parameter.grad is None for parameter in masked.weight_parameters())
 
 
-def test_materialised_and_plain_masks_give_the_same_loss_and_gradients(objective):
+def test_cached_and_plain_masks_give_the_same_loss_and_gradients(objective):
     images, labels = batch()
     plain, shared = masked_network(), masked_network()
     torch.manual_seed(3)
     one = objective.fresh()(plain.model, images, labels, Progress()).total
     one.backward()
     torch.manual_seed(3)
-    with shared.materialised():
+    with shared.cached():
         two = objective.fresh()(shared.model, images, labels, Progress()).total
         two.backward()
     assert torch.equal(one, two)
-    for first, second in zip(plain.score_parameters(), shared.score_parameters(), strict=True):
+    for first, second in zip(plain.scores.values(), shared.scores.values(), strict=True):
         assert torch.allclose(first.grad, second.grad, rtol=1e-5, atol=1e-8)
 
 
@@ -133,14 +124,42 @@ def test_a_mask_hides_what_it_prunes(objective):
     totals = []
     for junk in (0.0, 7.0):
         masked = masked_network()
-        for layer in masked.model:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                parametrization = layer.parametrizations["weight"]
-                parametrization.original.data[~parametrization[0].mask] = junk
+        for name, mask in masked.masks.items():
+            masked.weights[name].data[~mask] = junk
         torch.manual_seed(3)
-        with masked.materialised():
+        with masked.cached():
             totals.append(objective.fresh()(masked.model, images, labels, Progress()).total)
     assert torch.equal(*totals)
+
+
+def test_the_attack_apart_gives_the_loss_of_the_call(objective):
+    """What is attacked once can be used again: it is no part of any graph but its own."""
+    assert objective.attacks_apart
+    images, labels = batch()
+    torch.manual_seed(3)
+    expected = objective.fresh()(network(), images, labels, Progress()).total
+    torch.manual_seed(3)
+    model, mine = network(), objective.fresh()
+    attacked = mine.attack(model, images, labels, Progress())
+    assert attacked is None or attacked.is_leaf
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(mine.loss(model, images, attacked, labels, Progress()).total, expected)
+
+
+def test_an_objective_may_define_its_call_alone():
+    class Mine(Objective):
+        def __call__(self, model, images, labels, progress):
+            logits = model(images)
+            return Loss(logits.square().mean(), logits, {})
+
+    class Nothing(Objective):
+        pass
+
+    images, labels = batch()
+    assert not Mine().attacks_apart
+    assert Mine()(network(), images, labels, Progress()).total > 0
+    with pytest.raises(TypeError, match="Nothing must define loss"):
+        Nothing()(network(), images, labels, Progress())
 
 
 def test_benign_is_cross_entropy():

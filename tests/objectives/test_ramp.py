@@ -9,13 +9,13 @@ from robustprune.parts import Options, build
 from robustprune.types import Progress
 
 
-def at(position: float, *, epochs: int = 200, phase="pretrain") -> Progress:
-    return Progress(fraction=position / epochs, epochs=epochs, phase=phase)
+def at(position: float, *, epochs: int = 200, stage="pretrain") -> Progress:
+    return Progress(fraction=position / epochs, epochs=epochs, stage=stage)
 
 
 def test_no_ramp_is_the_whole_radius_from_the_first_step():
-    for phase in ("pretrain", "prune", "finetune"):
-        assert Ramp().factor(Progress(phase=phase)) == 1
+    for stage in ("pretrain", "prune", "finetune"):
+        assert Ramp().factor(Progress(stage=stage)) == 1
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_a_smoothed_ramp_has_no_kink_in_its_middle():
     assert (above - middle) / (middle - below) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_ramp_acts_in_its_phases_only():
+def test_a_ramp_acts_in_its_stages_only():
     ramp = Ramp(epochs=10)
     assert ramp.factor(at(2)) == pytest.approx(0.2)
-    assert ramp.factor(at(2, phase="prune")) == 1
-    assert ramp.factor(at(2, phase="finetune")) == 1
-    everywhere = Ramp(epochs=10, phases=["pretrain", "prune", "finetune"])
-    assert everywhere.factor(at(2, phase="finetune")) == pytest.approx(0.2)
-    assert Ramp(epochs=10, start=10, phases=["prune"]).factor(at(0)) == 1
+    assert ramp.factor(at(2, stage="prune")) == 1
+    assert ramp.factor(at(2, stage="finetune")) == 1
+    everywhere = Ramp(epochs=10, stages=["pretrain", "prune", "finetune"])
+    assert everywhere.factor(at(2, stage="finetune")) == pytest.approx(0.2)
+    assert Ramp(epochs=10, start=10, stages=["prune"]).factor(at(0)) == 1
 
 
 def test_a_recipe_writes_a_ramp_as_a_group():
@@ -94,7 +94,7 @@ def test_a_recipe_writes_a_ramp_as_a_group():
         ({"epoch": 3}, ("ramp", "epoch"), "epochs"),
         ({"epochs": -1}, ("ramp", "epochs"), "0"),
         ({"shape": "smooth"}, ("ramp", "shape"), "smoothed"),
-        ({"phases": ["pretraining"]}, ("ramp", "phases", 0), "pretrain"),
+        ({"stage": ["pretrain"]}, ("ramp", "stage"), "stages"),
         (10, ("ramp",), "mapping"),
     ],
 )

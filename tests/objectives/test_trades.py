@@ -82,9 +82,9 @@ def test_parts_add_up():
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.3), ("l2", 3.0)])
 def test_perturbations_lie_in_the_ball_and_raise_the_kl(norm, eps):
-    images, _ = batch()
+    images, labels = batch()
     model = network().eval()
-    perturbed = create("trades", norm=norm, eps=eps).perturb(model, images)
+    perturbed = create("trades", norm=norm, eps=eps).attack(model, images, labels, Progress())
     delta = (perturbed - images).flatten(1)
     lengths = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
     assert lengths.max() <= eps * (1 + 1e-5)

@@ -13,7 +13,7 @@ from . import tiny
 def light_collections() -> Iterator[None]:
     """Take the libraries out of the garbage collector's sight.
 
-    accelerate collects garbage after each phase, which takes 0.2 s with all of torch to look at.
+    accelerate collects garbage after each stage, which takes 0.2 s with all of torch to look at.
     """
     import sklearn.datasets  # noqa: F401
     import timm  # noqa: F401

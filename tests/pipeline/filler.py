@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .steps import network_of
+
 Arm = Callable[[], None]
 SIZE = {"interrupted": 6 * 2**20, "tracked": 12 * 2**20}
 LITTLE = 2 * 2**20
@@ -46,13 +48,13 @@ class Disk:
 
 
 def before(owner: Any, method: str, act: Arm, number: int = 1, *, of: str = "") -> Arm:
-    """Act before the ``number``-th call of a function; of a phase's, if one is named."""
+    """Act before the ``number``-th call of a function, or of a hook in a stage that is named."""
 
     def arm() -> None:
         original, left = getattr(owner, method), [number]
 
         def disturbed(*args: Any, **options: Any) -> Any:
-            left[0] -= not of or f"{args[0].phase.network}.{args[0].phase.name}" == of
+            left[0] -= not of or f"{network_of(args[0])}.{args[1].name}" == of
             if not left[0]:
                 left[0] = -1
                 act()
@@ -67,10 +69,10 @@ def moments(disk: Disk) -> dict[str, Arm]:
     """When the disk becomes full, in the order in which a resumed run passes them."""
     from robustprune.pipeline import job, making
     from robustprune.pipeline.images import ImageTable
-    from robustprune.training.phase_run import PhaseRun
+    from robustprune.pruners import Method
 
     def step(number: int, of: str) -> Arm:
-        return before(PhaseRun, "_step", disk.fill, number, of=of)
+        return before(Method, "step", disk.fill, number, of=of)
 
     return {
         "in the first epoch": step(1, "dense.pretrain"),
@@ -81,7 +83,7 @@ def moments(disk: Disk) -> dict[str, Arm]:
         "before metrics are noted in the model": before(job, "annotate", disk.fill),
         "in the last epoch of pruning": step(3, "hydra-0.1.prune"),
         "in an epoch of finetuning": before(
-            PhaseRun, "_step", lambda: disk.fill(leave=10**5), 2, of="hydra-0.1.finetune"
+            Method, "step", lambda: disk.fill(leave=10**5), 2, of="hydra-0.1.finetune"
         ),
         "before a pruned network is written": before(making, "save_model", disk.fill),
     }
@@ -119,16 +121,16 @@ class Forks:
 
 
 def _note_steps(file: Path) -> None:
-    from robustprune.training.phase_run import PhaseRun
+    from robustprune.pruners import Method
 
-    original = PhaseRun._step
+    original = Method.after_step
 
-    def step(self: Any, *args: Any) -> None:
+    def after_step(self: Any, stage: Any, masked: Any, optimizer: Any, progress: Any) -> None:
         with file.open("a") as notes:
-            notes.write(f"{self.phase.network}.{self.phase.name} {self.state.step}\n")
-        original(self, *args)
+            notes.write(f"{network_of(self)}.{stage.name} {progress.step}\n")
+        original(self, stage, masked, optimizer, progress)
 
-    PhaseRun._step = step  # type: ignore[method-assign]
+    Method.after_step = after_step  # type: ignore[method-assign]
 
 
 def tracked(recipe: str, disk: Disk, folder: Path) -> dict[str, Any]:

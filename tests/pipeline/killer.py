@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from .steps import network_of
+
 Arm = Callable[[], None]
 
 
@@ -24,14 +26,14 @@ def die() -> NoReturn:
     raise AssertionError("still alive")
 
 
-def calling(owner: Any, method: str, number: int = 1, *, phase: str = "") -> Arm:
-    """Die at the ``number``-th call of a method; of a phase's, if one is named."""
+def calling(owner: Any, method: str, number: int = 1, *, of: str = "") -> Arm:
+    """Die at the ``number``-th call of a method, or of a hook in a stage that is named."""
 
     def arm() -> None:
         original, left = getattr(owner, method), [number]
 
         def deadly(self: Any, *args: Any, **options: Any) -> Any:
-            left[0] -= not phase or f"{self.phase.network}.{self.phase.name}".endswith(phase)
+            left[0] -= not of or f"{network_of(self)}.{args[0].name}".endswith(of)
             if not left[0]:
                 die()
             return original(self, *args, **options)
@@ -61,7 +63,7 @@ def replacing(target: str, number: int = 1, *, after: bool = False) -> Arm:
 
 
 def half_written() -> None:
-    """Die when half of a phase's state is on the disk."""
+    """Die when half of a stage's state is on the disk."""
     import torch
 
     original = torch.save
@@ -95,23 +97,28 @@ def points() -> dict[str, Arm]:
     """Each moment, in the order in which a run that is resumed passes them."""
     import torchattacks
 
-    from robustprune.training.phase_run import PhaseRun
+    from robustprune.pruners import Method
+    from robustprune.pruners.hydra import HydraMethod
+    from robustprune.pruners.magnitude import MagnitudeMethod
 
     return {
         "before anything is written": replacing("run.json"),
         "before the recipe is written": replacing("recipe.yaml"),
-        "in the first epoch of pretraining": calling(PhaseRun, "_step", 2, phase="pretrain"),
+        "in the first epoch of pretraining": calling(Method, "step", 2, of="pretrain"),
         "with half a state written": half_written,
         "after a state, before its curve": replacing("dense.pretrain.pt", 2, after=True),
         "before the dense network is in place": replacing("dense/model.safetensors"),
         "within AutoAttack on the dense network": calling(torchattacks.APGD, "get_logits", 3),
         "before AutoAttack's verdict is in place": replacing("evaluations.json"),
-        "in the second epoch of pruning": calling(PhaseRun, "_step", 3, phase="prune"),
+        "before pruning begins": calling(HydraMethod, "begin"),
+        "while pruning begins": calling(HydraMethod, "select", of="hydra-0.5.prune"),
+        "before pruning's beginning is in place": replacing("hydra-0.5.prune.pt"),
+        "in the second epoch of pruning": calling(Method, "step", 3, of="prune"),
         "after the first state of finetuning": replacing("hydra-0.5.finetune.pt", after=True),
-        "in the second network's finetuning": calling(
-            PhaseRun, "_step", 3, phase="hydra-0.1.finetune"
-        ),
+        "in the second network's finetuning": calling(Method, "step", 3, of="hydra-0.1.finetune"),
         "within AutoAttack on a pruned network": calling(torchattacks.APGD, "get_logits", 3),
+        "while magnitude begins": calling(MagnitudeMethod, "keep"),
+        "after magnitude has begun": replacing("magnitude-0.5.finetune.pt", after=True),
         "before results are in place": replacing("results.json", 12),
         "while states are deleted": unlinking(".pt", 2),
         "before the end is noted": replacing("finished"),

@@ -94,12 +94,12 @@ def test_metrics_are_fractions_with_their_images_and_interval(
 @pytest.mark.parametrize("name", tiny.NETWORKS)
 def test_history_has_each_epoch_of_each_phase(folder: Path, name: str) -> None:
     history = json.loads((folder / name / "history.json").read_text())
-    phases = {"dense": ["pretrain"], "hydra": ["prune", "finetune"], "magnitude": ["finetune"]}
-    expected = [(phase, epoch) for phase in phases[name.split("-")[0]] for epoch in (1, 2)]
-    assert [(entry["phase"], entry["epoch"]) for entry in history] == expected
+    stages = {"dense": ["pretrain"], "hydra": ["prune", "finetune"], "magnitude": ["finetune"]}
+    expected = [(stage, epoch) for stage in stages[name.split("-")[0]] for epoch in (1, 2)]
+    assert [(entry["stage"], entry["epoch"]) for entry in history] == expected
     for entry in history:
         assert {"loss", "accuracy"} <= entry["metrics"].keys()
-        assert ("turnover" in entry["metrics"]) == (entry["phase"] == "prune")
+        assert ("turnover" in entry["metrics"]) == (entry["stage"] == "prune")
 
 
 def test_hydra_has_a_turnover_and_magnitude_none(finished: RunResult, folder: Path) -> None:
@@ -109,7 +109,7 @@ def test_hydra_has_a_turnover_and_magnitude_none(finished: RunResult, folder: Pa
     for name in ("hydra-0.1", "hydra-0.01"):
         assert 0 < turnovers[name] < 1
         history = json.loads((folder / name / "history.json").read_text())
-        learned = [entry["metrics"]["turnover"] for entry in history if entry["phase"] == "prune"]
+        learned = [entry["metrics"]["turnover"] for entry in history if entry["stage"] == "prune"]
         assert turnovers[name] == learned[-1]
 
 

@@ -45,7 +45,7 @@ def check(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "prune", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", "prune", "finetune"])
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
@@ -56,13 +56,13 @@ def check(
     ],
 )
 def test_one_image_at_a_time_is_too_few_for_batch_norm(
-    phase: str, options: dict[str, int], remedy: str
+    stage: str, options: dict[str, int], remedy: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"{phase}: .* from 1 image at a time") as error:
-        check({phase: options}, model=NORM)
+    with pytest.raises(UsageError, match=f"{stage}: .* from 1 image at a time") as error:
+        check({stage: options}, model=NORM)
     assert remedy in str(error.value)
-    check({phase: options})
-    check({phase: options}, model=SPATIAL)  # each channel has 36 values an image
+    check({stage: options})
+    check({stage: options}, model=SPATIAL)  # each channel has 36 values an image
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 2}, {"batch_size": 64, "accumulate": 32}])

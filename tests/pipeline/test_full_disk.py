@@ -69,7 +69,7 @@ def refusal(told: Told, moment: str) -> str:
 
 def test_too_little_room_is_refused_before_anything_is_written(told: Told) -> None:
     line = refusal(told, "too small")
-    assert "has 2.1 MB left, and the run would write 4." in line
+    assert "has 2.1 MB left, and the run would write 5." in line
     assert "Make room" in line
     assert "--out" in line
     assert told["too small"]["left"] == ["filler"]
@@ -106,7 +106,7 @@ def test_resumed_it_ends_with_the_same_bytes_and_no_step_was_taken_twice(told: T
     assert told["patched"] == told["whole"]
     assert {"dense/model.safetensors", "hydra-0.1/model.safetensors"} < told["whole"].keys()
     assert told["steps"]["patched"] == told["steps"]["whole"]
-    assert len(told["steps"]["whole"].splitlines()) == 12  # 3 phases, 2 epochs, 2 batches
+    assert len(told["steps"]["whole"].splitlines()) == 12  # 3 stages, 2 epochs, 2 batches
 
 
 def test_a_dense_network_that_cannot_be_shared_costs_a_warning(told: Told) -> None:

@@ -1,4 +1,4 @@
-"""Each recipe of a paper's setting takes two steps a phase, on a few images that mean nothing.
+"""Each recipe of a paper's setting takes two steps a stage, on a few images that mean nothing.
 
 A network is tried once with each objective, with the recipe's first method; the recipes that come
 after it with the same two have all their methods, on a small network.
@@ -15,7 +15,7 @@ from robustprune import datasets, files
 from robustprune.pipeline import run
 from robustprune.recipe import Recipe, load_recipe
 from robustprune.tracking import Console
-from robustprune.training.checkpoint import PhaseState
+from robustprune.training.state import StageState
 
 from ..datasets import fakes
 
@@ -60,27 +60,27 @@ def reduced(path: Path, data: Path, *, whole: bool) -> Recipe:
     assert recipe.prune is not None
     changes.append(f"prune.densities=[{min(recipe.prune.densities)}]")
     changes += ["prune.methods=[hydra]"] if whole else ["model=cnn_small"]
-    for phase in ("pretrain", "prune", "finetune"):
-        if getattr(recipe, phase) is not None:
-            changes += [f"{phase}.epochs=1", f"{phase}.batch_size={IMAGES // 2}"]
+    for stage in ("pretrain", "prune", "finetune"):
+        if getattr(recipe, stage) is not None:
+            changes += [f"{stage}.epochs=1", f"{stage}.batch_size={IMAGES // 2}"]
     if hasattr(recipe.objective, "steps"):
-        changes.append("objective.steps=1")
+        changes += ["objective.steps=1", "objective.step_size=null"]
     for number, evaluator in enumerate(recipe.evaluate):
         changes.append(f"evaluate.{number}.samples=1")
-        small = {"steps": 1, "restarts": 1, "n0": 2, "n": 4}
+        small = {"steps": 1, "step_size": "null", "restarts": 1, "n0": 2, "n": 4}
         changes += [f"evaluate.{number}.{k}={v}" for k, v in small.items() if hasattr(evaluator, k)]
     return load_recipe(path, [*changes, "tracking={enabled: false}"])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_takes_two_steps_a_phase(
+def test_it_takes_two_steps_a_stage(
     path: Path, data: Path, first: set[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if path.stem in TOO_LARGE:
         pytest.skip(TOO_LARGE[path.stem])
     monkeypatch.setenv("ROBUSTPRUNE_CACHE", "")
     monkeypatch.setattr(files, "_sync", lambda path: None)  # large files, soon deleted
-    monkeypatch.setattr(PhaseState, "save", lambda self, path: None)
+    monkeypatch.setattr(StageState, "save", lambda self, path: None)
     recipe = reduced(path, data, whole=path in first)
     result = run(recipe, out=tmp_path / "run", fresh=True, max_steps=2, console=Console(quiet=True))
     assert recipe.prune is not None

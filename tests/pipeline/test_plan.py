@@ -26,7 +26,7 @@ def test_it_keeps_what_the_run_keeps(folder: Path) -> None:
 def test_it_takes_the_steps_that_the_run_takes() -> None:
     """128 images make 2 batches of 64; what the loop does is counted in test_variants."""
     columns, rows = plan(tiny.recipe({"prune": {"densities": [0.1]}})).steps()
-    assert columns == ["network", "phase", "epochs", "steps an epoch", "steps"]
+    assert columns == ["network", "stage", "epochs", "steps an epoch", "steps"]
     assert rows == [
         ["dense", "pretrain", "2", "2", "4"],
         ["hydra-0.1", "prune", "2", "2", "4"],
@@ -51,7 +51,7 @@ def test_it_writes_what_the_run_writes(folder: Path) -> None:
     assert paths == {str(path) for path in found if path.parts[0] != "state"}
 
 
-def test_a_network_without_phases_has_no_curves() -> None:
+def test_a_network_without_stages_has_no_curves() -> None:
     paths = plan(tiny.recipe({"finetune": None})).paths()
     assert "runs/tiny/<id>/hydra-0.1/history.json" in paths
     assert "runs/tiny/<id>/magnitude-0.1/model.safetensors" in paths

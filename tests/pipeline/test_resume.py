@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from robustprune.errors import InterruptedRun, UsageError
-from robustprune.training.checkpoint import PhaseState
+from robustprune.pruners import Method
 from robustprune.training.loop import Trainer
+from robustprune.training.state import StageState
 
 from . import tiny
+from .steps import interrupting
 
 DENSE = {"prune": None, "finetune": None, "evaluate": []}
 
@@ -28,7 +30,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 def test_a_finished_run_is_not_run_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    monkeypatch.setattr(Trainer, "run", unwanted)
+    monkeypatch.setattr(Trainer, "train", unwanted)
     monkeypatch.setattr(sys.modules["robustprune.pipeline.job"], "judge", unwanted)
     again = tiny.go(copied, resume=True)
     assert again.results == tiny.results(copied)
@@ -136,7 +138,7 @@ def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: Any) ->
 def test_an_interrupted_run_says_where_it_is(tmp_path: Path, monkeypatch: Any) -> None:
     folder = interrupted(tmp_path, monkeypatch, after=2)
     assert folder.parent == tmp_path / "tiny"
-    assert PhaseState.load(folder / "state" / "dense.pretrain.pt").epoch == 1  # type: ignore[union-attr]
+    assert StageState.load(folder / "state" / "dense.pretrain.pt").epoch == 1  # type: ignore[union-attr]
 
 
 class Planted:
@@ -190,18 +192,8 @@ def test_what_is_deleted_is_done_again_and_only_that(copied: Path, finished: Any
 
 def interrupted(runs: Path, monkeypatch: pytest.MonkeyPatch, *, after: int) -> Path:
     """The folder of a run of the dense network that was stopped after so many steps."""
-    from robustprune.training.phase_run import PhaseRun
-
-    original, left = PhaseRun._step, [after]
-
-    def step(self: Any, *args: Any) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        original(self, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(PhaseRun, "_step", step)
+        patch.setattr(Method, "step", interrupting(after + 1))
         with pytest.raises(InterruptedRun) as caught:
             tiny.run(tiny.recipe(DENSE), runs=runs, fresh=True, console=tiny.Console(quiet=True))
     return Path(str(caught.value))

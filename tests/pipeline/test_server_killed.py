@@ -15,11 +15,12 @@ import pytest
 
 from robustprune.cli import main
 from robustprune.errors import UsageError
+from robustprune.pruners import Method
 from robustprune.tracking import import_run, serve_ui
 from robustprune.tracking.client import connect
-from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
+from .steps import watched
 
 PATIENCE = 60.0
 PHASES = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
@@ -71,22 +72,21 @@ def test_the_run_ends_well_and_is_imported_when_the_server_is_back(
     evaluate = {"evaluate": tiny.RECIPE["evaluate"]}
     tracking = {"tracking": {"enabled": True, "experiment": "trial", "uri": uri}}
     recipe = tiny.write(tmp_path, tiny.SMALL, evaluate, tracking)
-    original, killed = PhaseRun._step, []
+    steps: list[str] = []
 
     with serving(store, port) as server:
 
-        def step(self: Any, *args: Any) -> None:
-            if self.phase.name == "prune" and self.state.step == 3 and not killed:
+        def kill(network: str, stage: str) -> None:
+            steps.append(stage)
+            if stage == "prune" and steps.count("prune") == 4:
                 kill_once_it_knows_the_dense_network(server)
-                killed.append(server)
-            original(self, *args)
 
-        monkeypatch.setattr(PhaseRun, "_step", step)
+        monkeypatch.setattr(Method, "step", watched(kill))
         handler = signal.getsignal(signal.SIGTERM)
         code = main(["run", str(recipe), "--out", "run", "--fresh", "--quiet"])
         signal.signal(signal.SIGTERM, handler)
     assert code == 0
-    assert killed
+    assert steps.count("prune") == 4
     said = capsys.readouterr().err.splitlines()  # MLflow's migrations may speak, too
     (warning,) = [line for line in said if line.startswith("warning:")]
     assert f"MLflow tracking stopped: the server {uri} does not answer" in warning
@@ -106,6 +106,6 @@ def check_complete(uri: str, networks: list[dict[str, Any]]) -> None:
     for entry in networks:
         run = runs[entry["name"]]
         assert run.data.metrics["final/pgd"] == entry["metrics"]["pgd"]
-        for phase in PHASES[entry["name"]]:
-            points = client.get_metric_history(run.info.run_id, f"{phase}/loss")
+        for stage in PHASES[entry["name"]]:
+            points = client.get_metric_history(run.info.run_id, f"{stage}/loss")
             assert sorted(point.step for point in points) == [1, 2]

@@ -6,7 +6,7 @@ import errno
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,30 @@ import torch
 from robustprune.artifacts.reading import read_model
 from robustprune.datasets.source import Mixed, TensorSource
 from robustprune.errors import UsageError
+from robustprune.families import FAMILIES, family
 from robustprune.files import lock
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.results import environment
 from robustprune.pipeline.shared import SharedDense, determinants
+from robustprune.pruners import Method
+from robustprune.recipe import load_recipe
 from robustprune.tracking import Console
-from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
+from .steps import interrupting, watched
 
 DENSE = {"prune": None, "finetune": None, "evaluate": []}
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Optimizer steps taken, by phase."""
+    """Optimizer steps taken, by stage."""
     counts: Counter[str] = Counter()
-    original = PhaseRun._step
 
-    def step(self: Any, *args: Any) -> None:
-        counts[self.phase.name] += 1
-        original(self, *args)
+    def count(network: str, stage: str) -> None:
+        counts[stage] += 1
 
-    monkeypatch.setattr(PhaseRun, "_step", step)
+    monkeypatch.setattr(Method, "step", watched(count))
     return counts
 
 
@@ -129,7 +130,7 @@ def test_what_determines_it_makes_it_another(change: dict[str, Any]) -> None:
     assert key(change) != key()
 
 
-def test_what_it_starts_from_and_runs_on_makes_it_another(tmp_path: Path) -> None:
+def test_what_it_starts_from_and_runs_on_makes_it_another() -> None:
     assert key(max_steps=1) != key()
     recipe = tiny.recipe()
     data = recipe.data.load(seed=0)  # type: ignore[attr-defined]
@@ -143,12 +144,81 @@ def test_what_it_starts_from_and_runs_on_makes_it_another(tmp_path: Path) -> Non
         {"environment": {**facts, "device": "another"}},
     ):
         assert determinants(recipe, data, **(rest | change)) != usual  # type: ignore[arg-type]
-    loss = tmp_path / "loss.py"
-    loss.write_text("a")
-    recipe._files["loss.py"] = loss
-    one = determinants(recipe, data, **rest)  # type: ignore[arg-type]
-    loss.write_text("b")
-    assert usual != one != determinants(recipe, data, **rest) != usual  # type: ignore[arg-type]
+
+
+PRUNER = """
+@rp.pruners.register("{name}")
+class Mine(rp.Pruner):
+    pass
+"""
+OTHERS = {
+    "nothing": "",
+    "an objective": """
+@rp.objectives.register("{name}")
+class Loss(rp.Objective):
+    pass
+""",
+    "another file's class": """
+rp.objectives.register("{name}")(type("Loss", (rp.Objective,), {{"__module__": "elsewhere"}}))
+""",
+    "a backbone": """
+from timm.models import register_model
+@register_model
+def {name}(**options):
+    pass
+""",
+}
+
+
+@pytest.fixture
+def import_key(tmp_path: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """What determines the dense network of a recipe that imports a file of this content."""
+    registries = [family(name) for name in FAMILIES]
+    known = [(registry.names(), dict(registry._parts))[1] for registry in registries]
+    folders = iter(range(100))
+
+    def of(text: str) -> dict[str, Any]:
+        for registry, parts in zip(registries, known, strict=True):
+            registry._parts.clear()
+            registry._parts.update(parts)
+        folder = tmp_path / str(next(folders))
+        folder.mkdir()
+        (folder / "mine.py").write_text(f"import robustprune as rp\n# {tmp_path}\n{text}")
+        recipe = load_recipe(tiny.write(folder, {"imports": ["mine.py"]}))
+        data = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
+        facts = environment(torch.device("cpu"))
+        found = determinants(recipe, data, environment=facts, origin={}, max_steps=None)
+        imports: dict[str, Any] = found["imports"]
+        return imports
+
+    yield of
+    for registry, parts in zip(registries, known, strict=True):
+        registry._parts.clear()
+        registry._parts.update(parts)
+
+
+@pytest.mark.parametrize("family_name", ["pruners", "structures", "allocations", "evaluators"])
+def test_a_file_of_parts_that_pretraining_does_not_use_does_not_count(
+    family_name: str, import_key: Callable[[str], dict[str, Any]]
+) -> None:
+    base = family(family_name).base.__name__
+    text = PRUNER.replace("pruners", family_name).replace("rp.Pruner", f"rp.{family_name}.{base}")
+    assert import_key(text.format(name="keyed")) == {}
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting keyed_")  # timm forgets no model
+@pytest.mark.parametrize(
+    ("other", "with_a_pruner"),
+    [("nothing", False), *((other, both) for other in [*OTHERS][1:] for both in (False, True))],
+)
+def test_a_file_that_may_matter_counts(
+    other: str, with_a_pruner: bool, import_key: Callable[[str], dict[str, Any]]
+) -> None:
+    text = OTHERS[other].format(name=f"keyed_{with_a_pruner}".lower())
+    text += PRUNER.format(name="keyed_pruner") if with_a_pruner else ""
+    one, two = import_key(f"{text}\n# one"), import_key(f"{text}\n# two")
+    assert one.keys() == two.keys() == {"mine.py"}
+    assert one != two
 
 
 def test_what_comes_later_does_not() -> None:
@@ -208,15 +278,8 @@ def test_an_interrupted_run_goes_on_and_shares_what_it_ends_with(
 ) -> None:
     whole = tiny.go(tmp_path / "whole", DENSE)
     trained.clear()
-    step = PhaseRun._step
-
-    def stop(self: Any, *args: Any) -> None:
-        if trained["pretrain"] == 3:
-            raise KeyboardInterrupt
-        step(self, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(PhaseRun, "_step", stop)
+        patch.setattr(Method, "step", interrupting(4))
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "run", DENSE)
     (folder,) = (tmp_path / "dense").iterdir()

@@ -58,7 +58,8 @@ def test_what_is_estimated_is_what_is_written(
     written = sorted(path.stat().st_size for path in tmp_path.glob("run/state/*.pt"))
     assert len(written) == len(found.states) == 3
     for size, expected in zip(written, sorted(found.states), strict=True):
-        assert size <= expected <= 1.1 * size + 60_000
+        # any method may have scores, train all there is and keep a copy of it; these do not
+        assert size <= expected <= 2.5 * size + 60_000
     networks = [tmp_path / "run" / name / "model.safetensors" for name in ("dense", "hydra-0.1")]
     for path, expected in zip(networks, found.models, strict=True):
         assert path.stat().st_size <= expected <= 1.1 * path.stat().st_size + 60_000

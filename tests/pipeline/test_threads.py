@@ -13,10 +13,11 @@ import torch
 from robustprune.errors import InterruptedRun
 from robustprune.pipeline import threads
 from robustprune.pipeline.compute import Compute
+from robustprune.pruners import Method
 from robustprune.recipe import ComputeOptions
-from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
+from .steps import interrupting, watched
 
 
 @pytest.fixture(autouse=True)
@@ -136,16 +137,9 @@ def test_a_run_that_goes_on_keeps_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = (tiny.SMALL, {"compute": {"threads": None}})
-    original = PhaseRun._step
-
-    def step(self: Any, *args: Any) -> bool:
-        if self.phase.name == "prune":
-            raise KeyboardInterrupt
-        return original(self, *args)
-
     with monkeypatch.context() as patch:
         machine(patch, busy=[100, 0, 0], own=[0, 1, 2])
-        patch.setattr(PhaseRun, "_step", step)
+        patch.setattr(Method, "step", interrupting(1, "prune"))
         with pytest.raises(InterruptedRun):
             tiny.go(tmp_path / "run", *changes)
     assert tiny.results(tmp_path / "run")["environment"]["threads"] == 2
@@ -153,11 +147,8 @@ def test_a_run_that_goes_on_keeps_its_number(
     machine(monkeypatch, busy=[100, 100, 100], own=[0, 1, 2])
     seen: list[int] = []
 
-    def look(self: Any, *args: Any) -> bool:
-        seen.append(torch.get_num_threads())
-        return original(self, *args)
-
-    monkeypatch.setattr(PhaseRun, "_step", look)
+    look = watched(lambda network, stage: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(Method, "step", look)
     result = tiny.go(tmp_path / "run", *changes, resume=True)
     assert set(seen) == {2}
     assert result.results["environment"]["threads"] == 2

@@ -12,10 +12,11 @@ import torch
 import robustprune as rp
 from robustprune.errors import InterruptedRun
 from robustprune.pipeline import RunResult
+from robustprune.pruners import Method
 from robustprune.tracking import Console
-from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
+from .steps import interrupting
 
 CHANGES = (
     {"prune": {"methods": ["hydra"], "densities": [0.1]}},
@@ -44,15 +45,8 @@ def console() -> Complaints:
 def tracked(tmp_path_factory: pytest.TempPathFactory, console: Complaints) -> tuple[Any, RunResult]:
     """MLflow's client and the run; it was interrupted in the second epoch of finetuning."""
     folder = tmp_path_factory.mktemp("tracked") / "run"
-    original = PhaseRun._step
-
-    def step(self: Any, *args: Any) -> None:
-        if self.phase.name == "finetune" and self.state.step == 3:
-            raise KeyboardInterrupt
-        original(self, *args)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PhaseRun, "_step", step)
+        patch.setattr(Method, "step", interrupting(4, "finetune"))
         with pytest.raises(InterruptedRun):
             tiny.go(folder, *CHANGES, console=console)
     from mlflow import MlflowClient
@@ -119,10 +113,10 @@ def test_the_recipe_is_there_as_parameters(tracked: tuple[Any, RunResult]) -> No
 def test_curves_have_each_epoch_once(tracked: tuple[Any, RunResult]) -> None:
     client, _ = tracked
     found = runs(client)
-    phases = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
+    stages = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
     for name, run in found.items():
-        for phase in phases.get(name, []):
-            points = client.get_metric_history(run.info.run_id, f"{phase}/loss")
+        for stage in stages.get(name, []):
+            points = client.get_metric_history(run.info.run_id, f"{stage}/loss")
             assert sorted(point.step for point in points) == [1, 2]
     assert "prune/turnover" in found["hydra-0.1"].data.metrics
     assert "finetune/loss" not in found["dense"].data.metrics

@@ -13,9 +13,9 @@ import torch
 from robustprune.artifacts.reading import load_model, read_model
 from robustprune.errors import DivergedError
 from robustprune.models.normalize import Normalized
-from robustprune.training.phase_run import PhaseRun
 
 from . import tiny
+from .steps import counted
 
 DENSE = {"prune": None, "finetune": None, "evaluate": []}
 SETTLED = {"objective": {"name": "benign", "eps": None, "steps": None}}
@@ -24,16 +24,8 @@ SETTLED = {"objective": {"name": "benign", "eps": None, "steps": None}}
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Optimizer steps taken, by network and phase."""
-    counts: Counter[str] = Counter()
-    original = PhaseRun._step
-
-    def step(self: Any, *args: Any) -> None:
-        counts[f"{self.phase.network} {self.phase.name}"] += 1
-        original(self, *args)
-
-    monkeypatch.setattr(PhaseRun, "_step", step)
-    return counts
+    """Optimizer steps taken, by network and stage."""
+    return counted(monkeypatch)
 
 
 def history(folder: Path, network: str) -> list[dict[str, Any]]:
@@ -41,7 +33,7 @@ def history(folder: Path, network: str) -> list[dict[str, Any]]:
     return entries
 
 
-def test_max_steps_cuts_every_phase(tmp_path: Path, steps: Counter[str]) -> None:
+def test_max_steps_cuts_every_stage(tmp_path: Path, steps: Counter[str]) -> None:
     result = tiny.go(tmp_path / "run", tiny.SMALL, max_steps=3)
     assert steps == {"dense pretrain": 3, "hydra-0.1 prune": 3, "hydra-0.1 finetune": 3}
     assert [entry["epoch"] for entry in history(result.folder, "dense")] == [1, 2]

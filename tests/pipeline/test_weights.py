@@ -223,14 +223,14 @@ TIMM: dict[str, dict[str, Any]] = {
 def test_networks_of_timm_are_pruned_finetuned_exported_and_loaded(
     tmp_path: Path, name: str
 ) -> None:
-    phase = {"epochs": 1, "batch_size": 8}
+    stage = {"epochs": 1, "batch_size": 8}
     changes = {
         "data": {"subset": 16},
         "model": {"name": name, "args": TIMM[name]},
         "objective": {"steps": 1},
-        "pretrain": phase,
-        "prune": {**phase, "densities": [0.1], "methods": ["hydra"]},
-        "finetune": phase,
+        "pretrain": stage,
+        "prune": {**stage, "densities": [0.1], "methods": ["hydra"]},
+        "finetune": stage,
         "evaluate": [{"name": "clean", "samples": 8}],
     }
     result = tiny.go(tmp_path / "run", changes, max_steps=1)

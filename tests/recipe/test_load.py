@@ -112,12 +112,12 @@ def test_everything_wrong_is_told_at_once_in_the_file_s_order(write: Write) -> N
         (
             {"pretrain": "{epoch: 3}"},
             "r.yaml:5: pretrain.epoch: unknown key 'epoch'. Did you mean 'epochs'? Choices: "
-            "accumulate, batch_size, epochs, objective, optimizer, schedule, select.",
+            "accumulate, batch_size, epochs, objective, optimizer, schedule, select, share.",
         ),
         (
             {"pretrain": None},
             "r.yaml:1: pretrain: this key is required. Trains the dense network. Keys: epochs, "
-            "batch_size, accumulate, select, optimizer, schedule, objective.",
+            "batch_size, accumulate, select, share, optimizer, schedule, objective.",
         ),
         (
             {"objective": "pdg"},

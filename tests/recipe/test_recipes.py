@@ -120,15 +120,15 @@ def test_a_setting_is_as_the_paper_s_code_has_it(path: Path) -> None:
     setting = next(key for key in SETTINGS if path.stem.endswith(key))
     models, epochs, optimizers, batch_size, objective = SETTINGS[setting]
     document = recipe.document()
-    phases = [document[phase] for phase in ("pretrain", "prune", "finetune")]
+    stages = [document[stage] for stage in ("pretrain", "prune", "finetune")]
     assert recipe.model.name in models
-    assert tuple(phase["epochs"] for phase in phases) == epochs
-    assert {phase["batch_size"] for phase in phases} == {batch_size}
-    found = [(phase["optimizer"]["name"], phase["optimizer"]["lr"]) for phase in phases]
+    assert tuple(stage["epochs"] for stage in stages) == epochs
+    assert {stage["batch_size"] for stage in stages} == {batch_size}
+    found = [(stage["optimizer"]["name"], stage["optimizer"]["lr"]) for stage in stages]
     assert tuple(value for pair in found for value in pair) == optimizers
-    assert {phase["optimizer"]["weight_decay"] for phase in phases} == {1e-4}
-    assert {phase["schedule"]["name"] for phase in phases} == {"cosine"}
-    assert {phase["optimizer"].get("momentum", 0.9) for phase in phases} == {0.9}
+    assert {stage["optimizer"]["weight_decay"] for stage in stages} == {1e-4}
+    assert {stage["schedule"]["name"] for stage in stages} == {"cosine"}
+    assert {stage["optimizer"].get("momentum", 0.9) for stage in stages} == {0.9}
     for option, value in objective.items():
         key, _, inner = option.partition(".")
         assert (document["objective"][key][inner] if inner else document["objective"][key]) == value
@@ -161,8 +161,11 @@ def test_the_hidden_networks_of_both_sizes_have_nine_densities_and_no_finetuning
         assert recipe.prune is not None
         assert sorted(recipe.prune.densities) == [n / 10 for n in range(1, 10)]
         assert recipe.finetune is None
-        assert recipe.objective_of("pretrain").registered_name == "benign"
-        assert recipe.objective_of("prune").registered_name != "benign"
+        assert recipe.pretrain is not None
+        own = [recipe.pretrain.objective, recipe.prune.objective]
+        pretrain, prune = (one or recipe.objective for one in own)
+        assert pretrain.registered_name == "benign"
+        assert prune.registered_name != "benign"
 
 
 def networks(recipe: Recipe) -> set[str]:

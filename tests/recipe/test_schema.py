@@ -7,7 +7,14 @@ import pytest
 
 from robustprune.errors import InvalidError
 from robustprune.parts import Options, build
-from robustprune.recipe import ComputeOptions, PhaseOptions, PruneOptions, Recipe, load_recipe
+from robustprune.recipe import (
+    ComputeOptions,
+    PruneOptions,
+    Recipe,
+    StageChanges,
+    StageOptions,
+    load_recipe,
+)
 from robustprune.recipe.document import Document, dump
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
@@ -24,15 +31,14 @@ def test_the_shortest_recipe_has_the_documented_defaults() -> None:
     recipe = build(Recipe, LEAST)
     assert (recipe.seed, recipe.prune, recipe.finetune) == (0, None, None)
     assert (recipe.evaluate, recipe.imports) == ([], [])
-    phase = recipe.document()["pretrain"]
-    assert phase["batch_size"] == 128
-    assert (phase["accumulate"], phase["select"]) == (1, "last")
-    assert (phase["optimizer"]["name"], phase["schedule"]["name"]) == ("sgd", "cosine")
+    stage = recipe.document()["pretrain"]
+    assert stage["batch_size"] == 128
+    assert (stage["accumulate"], stage["select"]) == (1, "last")
+    assert (stage["optimizer"]["name"], stage["schedule"]["name"]) == ("sgd", "cosine")
     assert recipe.document()["compute"] == {
         "device": "auto",
         "precision": "fp32",
         "threads": None,
-        "batch_norm": "synchronised",
         "channels_last": False,
     }
     assert recipe.tracking.enabled
@@ -54,7 +60,9 @@ def test_each_of_the_least_keys_is_required(key: str) -> None:
     assert len(problem.message) > len("this key is required. ") + 5
 
 
-@pytest.mark.parametrize("schema", [Recipe, PhaseOptions, PruneOptions, ComputeOptions])
+@pytest.mark.parametrize(
+    "schema", [Recipe, StageOptions, StageChanges, PruneOptions, ComputeOptions]
+)
 def test_every_option_is_documented(schema: type[Options]) -> None:
     assert all(field.description for field in schema.model_fields.values())
     assert schema.__doc__

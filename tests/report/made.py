@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from robustprune import masking
 from robustprune.artifacts.dense import save_model
 from robustprune.models import create_model
 from robustprune.report.groups import Group, grouped
 from robustprune.report.runs import read_run
+from tests import masks
 
 from ..pipeline import tiny
 
@@ -119,10 +119,10 @@ def _images(path: Path, net: Net) -> None:
 
 
 def _history(path: Path, net: Net) -> None:
-    phases = ["pretrain"] if net.name == "dense" else ["prune", "finetune"]
+    stages = ["pretrain"] if net.name == "dense" else ["prune", "finetune"]
     entries = [
-        {"phase": phase, "epoch": epoch, "metrics": {"loss": 3 / epoch, "accuracy": epoch / 4}}
-        for phase in phases
+        {"stage": stage, "epoch": epoch, "metrics": {"loss": 3 / epoch, "accuracy": epoch / 4}}
+        for stage in stages
         for epoch in (1, 2)
     ]
     path.write_text(json.dumps(entries), encoding="utf-8")
@@ -141,8 +141,10 @@ def _models(path: Path) -> None:
     for net in NETS[1:]:
         model = copy.deepcopy(dense)
         score = scores[net.name.partition("-")[0]]
-        masks = masking.attach(model, density=net.density, scores=score).bake()
-        _save(path, net.name, model, masks)
+        masked = masks.learning(model, net.density)
+        masked.add_scores({name: score(w.detach()) for name, w in masked.weights.items()})
+        masks.renew(masked, net.density)
+        _save(path, net.name, model, masked.bake())
 
 
 def _save(path: Path, name: str, model: torch.nn.Module, masks: Mapping[str, torch.Tensor]) -> None:

@@ -97,7 +97,7 @@ def test_no_file_outside_the_run_folder_is_read(tmp_path: Path) -> None:
 def test_a_damaged_history_is_told(tmp_path: Path) -> None:
     path = made.folder(tmp_path / "run", files=False)
     (path / "dense").mkdir()
-    (path / "dense" / "history.json").write_text(json.dumps([{"phase": "prune"}]))
+    (path / "dense" / "history.json").write_text(json.dumps([{"stage": "prune"}]))
     with pytest.raises(UsageError, match=r"history.json was not written by a run \(0.epoch"):
         read_run(path).history("dense")
 
@@ -129,7 +129,7 @@ def _alarmed(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words", "state"),
     [
-        (_cut, "each phase was cut at 3 steps", "cut at 3 steps"),
+        (_cut, "each stage was cut at 3 steps", "cut at 3 steps"),
         (_without_the_last, "it is unfinished: magnitude-0.01 not there", "unfinished"),
         (
             _only_dense,

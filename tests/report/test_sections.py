@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,8 @@ def test_training_curves(run: Path, painted: Painted) -> None:
     figures = painted(curves)
     curves.section([made.group(run)])
     assert set(figures) == {
-        f"curves tiny {phase} {metric}"
-        for phase in ("pretrain", "prune", "finetune")
+        f"curves tiny {stage} {metric}"
+        for stage in ("pretrain", "prune", "finetune")
         for metric in ("loss", "accuracy")
     }
     axes = figures["curves tiny finetune accuracy"]
@@ -214,6 +215,20 @@ def test_training_curves(run: Path, painted: Painted) -> None:
     assert [line.get_linestyle() for line in lines] == ["-", "--", "-", "--"]
     (dense,) = [ln for ln in figures["curves tiny pretrain loss"].lines if len(ln.get_xdata())]
     assert list(dense.get_ydata()) == [3.0, 1.5]
+
+
+def test_every_stage_has_its_curves_and_of_numbered_rounds_the_last(
+    tmp_path: Path, painted: Painted
+) -> None:
+    folder = made.folder(tmp_path / "run")
+    stages = ("admm", "train", "train-1", "train-2")
+    epochs = [{"stage": s, "epoch": 1, "metrics": {"loss": 1.0}} for s in stages]
+    (folder / "dense" / "history.json").write_text(json.dumps(epochs))
+    figures = painted(curves)
+    curves.section([made.group(folder)])
+    shown = {name.split()[2] for name in figures}
+    assert {"admm", "train", "train-2"} <= shown
+    assert "train-1" not in shown
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -15,8 +15,8 @@ from robustprune.tracking import (
     describe_network,
     describe_run,
     final_metrics,
-    phase_metrics,
     run_name,
+    stage_metrics,
     uploads,
 )
 
@@ -62,8 +62,8 @@ PHASES = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}
 
 def history(network: str) -> list[dict[str, Any]]:
     return [
-        {"phase": phase, "epoch": epoch, "metrics": {"loss": 2.0 - epoch, "accuracy": 0.1 * epoch}}
-        for phase in PHASES.get(network, ["finetune"])
+        {"stage": stage, "epoch": epoch, "metrics": {"loss": 2.0 - epoch, "accuracy": 0.1 * epoch}}
+        for stage in PHASES.get(network, ["finetune"])
         for epoch in range(3)
     ]
 
@@ -91,7 +91,7 @@ def track(tracker: Tracker | NullTracker, folder: Path) -> None:
         params, tags = describe_network(entry, RESULTS)
         tracker.network(name, params=params, tags=tags)
         for line in history(name):
-            tracker.metrics(name, phase_metrics(line["phase"], line["metrics"]), step=line["epoch"])
+            tracker.metrics(name, stage_metrics(line["stage"], line["metrics"]), step=line["epoch"])
         tracker.model(name, folder / entry["model"])
         tracker.metrics(name, final_metrics(entry))
         for path, place in uploads(folder / name, NETWORK_FILES):

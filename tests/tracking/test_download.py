@@ -45,11 +45,11 @@ def test_it_comes_back_as_it_was_and_can_be_imported_again(world: World, tmp_pat
     assert "hydra-0.1/m.safetensors" in content(folder)
     assert (folder / "state" / "finished").exists()
     again = import_run(folder, uri=world.uri, experiment="again")
-    assert world.client.get_run(again).info.run_name == "tiny, seed 0, cut at 7 steps a phase"
+    assert world.client.get_run(again).info.run_name == "tiny, seed 0, cut at 7 steps a stage"
     world.client.delete_run(again)
 
 
-@pytest.mark.parametrize("name", ["first", "tiny, seed 0, cut at 7 steps a phase"])
+@pytest.mark.parametrize("name", ["first", "tiny, seed 0, cut at 7 steps a stage"])
 def test_a_run_is_known_by_its_name_and_by_its_folders(
     name: str, world: World, tmp_path: Path
 ) -> None:

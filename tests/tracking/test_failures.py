@@ -106,7 +106,7 @@ def damage_history(folder: Path) -> None:
         (damage_networks, "lists no networks"),
         (damage_model, "lies outside the run folder"),
         (damage_experiment, "experiment 5"),
-        (damage_history, "needs phase, epoch and metrics"),
+        (damage_history, "needs stage, epoch and metrics"),
     ],
 )
 def test_a_damaged_folder_is_refused(

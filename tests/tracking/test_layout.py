@@ -10,8 +10,8 @@ from robustprune.tracking import (
     describe_run,
     ended,
     final_metrics,
-    phase_metrics,
     run_name,
+    stage_metrics,
     uploads,
 )
 from robustprune.tracking.layout import finite, flatten, folder_tags, param_text, valid_name
@@ -70,7 +70,7 @@ def test_only_finite_metrics_are_kept() -> None:
 
 
 def test_phase_metrics_take_numbers_only() -> None:
-    assert phase_metrics("prune", {"loss": 2, "note": "x", "ok": True}) == {"prune/loss": 2.0}
+    assert stage_metrics("prune", {"loss": 2, "note": "x", "ok": True}) == {"prune/loss": 2.0}
 
 
 def test_final_metrics_split_intervals_and_keep_turnover() -> None:
@@ -151,7 +151,7 @@ def test_the_parent_is_tagged_with_its_parts_and_each_method_once() -> None:
 def test_runs_of_one_recipe_have_names_that_differ() -> None:
     assert run_name({"recipe": "r", "seed": 1}) == "r, seed 1"
     assert run_name({"recipe": "r", "seed": 1, "max_steps": 2}) == (
-        "r, seed 1, cut at 2 steps a phase"
+        "r, seed 1, cut at 2 steps a stage"
     )
 
 

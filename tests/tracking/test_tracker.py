@@ -91,7 +91,7 @@ def no_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world: World) -> None:
     seen = world.seen(world.ids(world.folder)["parent"])
-    assert seen["info"] == ("tiny, seed 0, cut at 7 steps a phase", "FINISHED")
+    assert seen["info"] == ("tiny, seed 0, cut at 7 steps a stage", "FINISHED")
     assert seen["params"]["objective.eps"] == "0.03"
     assert seen["params"]["prune.densities"] == "[0.1]"
     assert seen["params"]["environment.threads"] == "2"

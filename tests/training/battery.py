@@ -6,8 +6,8 @@ writes what it ends with.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,55 @@ import torch
 from torch import Tensor, nn
 
 from robustprune import objectives
+from robustprune.errors import PeerError
 from robustprune.objectives import Loss, Objective
 from robustprune.pipeline.compute import Compute
 from robustprune.recipe import ComputeOptions
-from robustprune.shard import Shard
 from robustprune.tracking import Console
-from robustprune.training.agreement import check_same
+from robustprune.training.distributed import check_same
 from robustprune.training.loop import Trainer
 from robustprune.types import Progress
 from tests.training import toys
 
-Case = Callable[["Setting"], dict[str, Any]]
+SHARP = {"sharpness": {"radius": 0.3}}
+PGD = objectives.create("pgd", eps=0.2, steps=2, random_start=False)
+STEADY = {
+    "pretrain": ("pretrain", PGD, {}),
+    "prune": ("prune", PGD, {}),
+    "finetune": ("finetune", PGD, {}),
+    "dynamic": ("dynamic", PGD, {}),
+    "S2AP": ("prune", PGD, {"pruner": SHARP}),
+    "AWP in parts": ("finetune", PGD, {"pruner": SHARP, "accumulate": 2}),
+    "in parts": ("prune", PGD, {"accumulate": 3}),
+    "scaled": ("prune", PGD, {"scales": True}),
+}
+"""Without draws or BatchNorm: several processes have the gradients of one, to rounding."""
+
+
+class Careless(toys.Noisy):
+    """Leaves the last layer's bias out, in every other step."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        bias = model[5].bias
+        logits = model(images) - (bias - bias.detach())
+        if progress.step % 2:
+            hidden = model[:5](images)
+            logits = hidden @ model[5].weight.T + bias.detach()
+        return Loss(nn.functional.cross_entropy(logits, labels), logits, {})
+
+
+FAST = {"optimizer": toys.optimizers.create("sgd", lr=5.0)}
+DRAWING = {
+    "noisy pretrain": ("pretrain", toys.Noisy(), {}),
+    "noisy prune": ("prune", toys.Noisy(), FAST),
+    "noisy dynamic": ("dynamic", toys.Noisy(), {}),
+    "free": ("pretrain", toys.FREE, {}),
+    "best": ("prune", toys.Noisy(), {"select": "best"} | FAST),
+    "unused": ("pretrain", Careless(), {}),
+}
+"""With draws, BatchNorm and dropout: all processes end with the same network."""
 
 
 class Setting:
@@ -46,110 +84,79 @@ class Setting:
         )
 
     def trained(
-        self, name: str, kind: str, objective: Objective, *, local: bool = False, **options: Any
+        self,
+        name: str,
+        kind: str,
+        objective: Objective,
+        options: dict[str, Any],
+        *,
+        norm: bool,
+        stop: int | None = None,
     ) -> dict[str, Any]:
-        model, phase = toys.prepared(kind, batch_size=7, **options)
-        trainer = self.trainer(objective, synchronise=not local)
-        history = trainer.run(phase, model, self.folder / f"{name}.pt")
+        spy = toys.Spy(lr=0.1)
+        others = {k: v for k, v in options.items() if k != "scales"}
+        usual = {"batch_size": 7, "optimizer": spy}
+        model, setting = toys.prepared(kind, norm=norm, **(usual | others))
+        trainer = self.trainer(objective, scales=options.get("scales", False))
+        if stop is not None:
+            trainer.on_epoch = toys.stop_after(stop)
+        history = toys.train(trainer, setting, self.folder / f"{name}.pt")
         check_same(model, self.shard, when="at the end")
-        return {"history": history, "weights": toys.weights(model)}
+        return {
+            "history": history,
+            "weights": toys.weights(model),
+            "gradients": spy._grads[0] if spy._grads else [],
+            "masks": self.shard.gather(setting.masked.masks),
+            "method": self.shard.gather(str(setting.method.state_dict())),
+        }
 
-
-class Foreign(toys.Noisy):
-    """Draws as much as it has images, in a way that nobody can know of."""
-
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
-    ) -> Loss:
-        torch.rand(images.numel() + 1)
-        return super().__call__(model, images, labels, progress)
-
-
-class Careless(toys.Noisy):
-    """Leaves the last layer's bias out, in every other step."""
-
-    def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
-    ) -> Loss:
-        bias = model[5].bias
-        logits = model(images) - (bias - bias.detach())
-        if progress.step % 2:
-            hidden = model[:5](images)
-            logits = hidden @ model[5].weight.T + bias.detach()
-        return Loss(nn.functional.cross_entropy(logits, labels), logits, {})
-
-
-def trainings() -> dict[str, Case]:
-    mixtrain = objectives.create("mixtrain", eps=0.1, samples=3, ramp={"epochs": 0})
-    flat = {"optimizer": toys.optimizers.create("sgd", lr=0.02)}
-    cases: dict[str, Case] = {}
-
-    def add(name: str, kind: str, objective: Objective, **options: Any) -> None:
-        cases[name] = lambda setting: setting.trained(name, kind, objective, **options)
-
-    for kind in toys.KINDS:
-        add(f"noisy {kind}", kind, toys.Noisy())
-    add("free", "pretrain", toys.FREE, **flat)
-    add("mixtrain", "pretrain", mixtrain, **flat)
-    add("in parts", "pretrain", toys.Noisy(), accumulate=2)
-    add("unused", "pretrain", Careless())
-    add("best", "prune", toys.Noisy(), select="best")
-    add("local", "pretrain", toys.Noisy(), local=True)
-    return cases
-
-
-def normalised(shard: Shard) -> dict[str, Any]:
-    """A BatchNorm's outputs, gradients and statistics for five images, 3 of them in process 0."""
-    from robustprune.rows import Rows
-    from robustprune.training.whole import WholeBatch
-
-    generator = torch.Generator().manual_seed(4)
-    images = 100 + torch.randn(5, 3, 2, 2, generator=generator)
-    wanted = torch.randn(5, 3, 2, 2, generator=generator)
-    layer = nn.BatchNorm2d(3)
-    rows = Rows(5, shard.rank, shard.world)
-    x = images[rows.place].clone().requires_grad_()
-    with WholeBatch(x.shape, rows, synchronise=shard.world > 1, foreign=set()):
-        y = layer(x)
-    (y * wanted[rows.place]).sum().backward()
-    assert x.grad is not None
-    assert layer.weight.grad is not None
-    parts = shard.gather((y.detach(), x.grad, layer.weight.grad))
-    whole_y, whole_grad = torch.zeros_like(images), torch.zeros_like(images)
-    for rank, (its_y, its_grad, _) in enumerate(parts):
-        whole_y[rank :: shard.world], whole_grad[rank :: shard.world] = its_y, its_grad
-    return {
-        "output": whole_y,
-        "gradient": whole_grad,
-        "weight": sum(part[2] for part in parts),
-        "mean": layer.running_mean,
-        "variance": layer.running_var,
-    }
+    def resumed(self, name: str, kind: str, objective: Objective) -> dict[str, Any]:
+        """As `trained`, stopped after the first epoch."""
+        try:
+            self.trained(name, kind, objective, {}, norm=True, stop=1)
+        except (toys.StoppedError, PeerError):  # the main process tells the others
+            pass
+        else:
+            raise AssertionError("not stopped")
+        return self.trained(name, kind, objective, {}, norm=True)
 
 
 def everything(folder: Path) -> dict[str, Any]:
     with Compute(ComputeOptions(device="cpu", threads=1)) as compute:
         setting = Setting(compute, folder)
-        found: dict[str, Any] = {name: case(setting) for name, case in trainings().items()}
-        found["normalised"] = normalised(compute.shard)
-        found["draws"] = foreign(setting)
+        found: dict[str, Any] = {}
+        for norm, cases in ((False, STEADY), (True, DRAWING)):
+            for name, (kind, objective, options) in cases.items():
+                found[name] = setting.trained(name, kind, objective, options, norm=norm)
+        found["resumed"] = setting.resumed("resumed", "dynamic", toys.Noisy())
+        found["liar"] = liar(setting)
     return found
 
 
-def foreign(setting: Setting) -> bool:
-    """Whether it is told that processes have drawn differently."""
-    said: list[str] = []
-    trainer = setting.trainer(Foreign())
-    trainer.console.warn = said.append  # type: ignore[method-assign]
-    model, phase = toys.prepared("pretrain", batch_size=7, epochs=1)
-    trainer.run(phase, model, setting.folder / "foreign.pt")
-    return any("depends on the number of processes" in text for text in said)
+class Liar(toys.RestlessMethod):
+    """Draws from what differs between processes."""
+
+    def _drawn(self, masked: Any) -> dict[str, Tensor]:
+        return {name: torch.rand_like(weight) for name, weight in masked.weights.items()}
+
+
+def liar(setting: Setting) -> list[str]:
+    """What each process says of a method whose masks differ."""
+    _, its = toys.prepared("dynamic", batch_size=7, epochs=2)
+    its.method.__class__ = Liar
+    said = ""
+    try:
+        toys.train(setting.trainer(PGD), its, setting.folder / "liar.pt")
+    except (RuntimeError, PeerError) as error:
+        said = f"{type(error).__name__}: {error}"
+    return setting.shard.gather(said)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     found = everything(folder)
-    import os
-
     if os.environ["RANK"] == "0":
         torch.save(found, folder / "found.pt")
+    torch.distributed.barrier()  # one that is still at work would lose its connection
+    torch.distributed.destroy_process_group()
+    os._exit(0)  # as the command line does: threads of the process group may abort an interpreter

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from robustprune.errors import DivergedError
-from robustprune.training.checkpoint import PhaseState
-from robustprune.training.phase_run import EXPLODED
+from robustprune.training.state import StageState
+from robustprune.training.step import EXPLODED
 from tests.training import toys
 from tests.training.toys import (
     KINDS,
@@ -21,7 +21,7 @@ from tests.training.toys import (
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, EXPLODED, 1e30])
 def test_a_loss_that_is_no_loss_any_more_stops_the_run(tmp_path, value):
     seen: list[dict[str, torch.Tensor]] = []
-    model, phase = prepared("finetune")
+    model, setting = prepared("finetune")
     path = state_file(tmp_path)
     cursed = trainer(
         toys.Cursed(at=2 * STEPS + 1, value=value),
@@ -29,29 +29,34 @@ def test_a_loss_that_is_no_loss_any_more_stops_the_run(tmp_path, value):
         on_epoch=lambda *_: seen.append(weights(model)),
     )
     with pytest.raises(DivergedError) as error:
-        cursed.run(phase, model, path)
+        toys.train(cursed, setting, path)
     message = str(error.value)
     assert f"finetune epoch 3, step {2 * STEPS + 2}" in message
     assert f"after epoch 2 is kept in {path}" in message
     assert "finetune.optimizer.lr=0.01" in message
-    state = PhaseState.load(path)
+    state = StageState.load(path)
     assert state is not None
     assert (state.epoch, state.step) == (2, 2 * STEPS)
     assert same(state.model, seen[1])
 
 
 def test_a_loss_just_below_the_limit_is_still_one(tmp_path):
-    model, phase = prepared("pretrain", epochs=1)
+    _, setting = prepared("pretrain", epochs=1)
     just = toys.Cursed(at=0, value=EXPLODED - 1)
-    history = trainer(just, toys.splits(validation=False)).run(phase, model, state_file(tmp_path))
+    history = toys.train(
+        trainer(just, toys.splits(validation=False)), setting, state_file(tmp_path)
+    )
     assert len(history) == 1
 
 
-def test_a_first_epoch_that_diverges_leaves_no_state(tmp_path):
-    model, phase = prepared("pretrain")
+def test_a_first_epoch_that_diverges_leaves_what_it_began_with(tmp_path):
+    _, setting = prepared("pretrain")
     with pytest.raises(DivergedError, match="nothing is lost"):
-        trainer(toys.Cursed(at=1, value=math.nan)).run(phase, model, state_file(tmp_path))
-    assert not state_file(tmp_path).exists()
+        toys.train(trainer(toys.Cursed(at=1, value=math.nan)), setting, state_file(tmp_path))
+    state = StageState.load(state_file(tmp_path))
+    assert state is not None
+    assert (state.begun, state.epoch, state.step, state.history) == (True, 0, 0, [])
+    assert same(state.model, weights(prepared("pretrain")[0]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,10 +70,12 @@ def test_an_epoch_whose_last_step_ruined_the_weights_is_not_saved(tmp_path, kind
                 total.register_hook(lambda grad: grad * math.nan)  # finite, its gradient is not
             return loss
 
-    model, phase = prepared(kind)
+    _, setting = prepared(kind)
     with pytest.raises(DivergedError):
-        trainer(Last(), toys.splits(validation=validation)).run(phase, model, state_file(tmp_path))
-    state = PhaseState.load(state_file(tmp_path))
+        toys.train(
+            trainer(Last(), toys.splits(validation=validation)), setting, state_file(tmp_path)
+        )
+    state = StageState.load(state_file(tmp_path))
     assert state is not None
     assert state.epoch == 1
     assert all(bool(tensor.isfinite().all()) for tensor in state.model.values())

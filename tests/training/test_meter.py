@@ -3,19 +3,19 @@ import torch
 
 from robustprune.objectives import Loss
 from robustprune.shard import Shard
-from robustprune.training.meter import Meter
+from robustprune.training.step import Meter
 from tests.threads import each
 
 
-def loss(logits: list[list[float]], **parts: float) -> Loss:
+def loss(total: float, logits: list[list[float]], **parts: float) -> Loss:
     tensors = {name: torch.tensor(value) for name, value in parts.items()}
-    return Loss(torch.tensor(0.0), torch.tensor(logits), tensors)
+    return Loss(torch.tensor(total), torch.tensor(logits), tensors)
 
 
 def filled() -> Meter:
     meter = Meter()
-    meter.add(2.0, loss([[1, 0], [0, 1], [0, 1]], robust=5.0), torch.tensor([0, 1, 0]))
-    meter.add(6.0, loss([[0, 1]], robust=1.0), torch.tensor([1]))
+    meter.add(loss(2.0, [[1, 0], [0, 1], [0, 1]], robust=5.0), torch.tensor([0, 1, 0]))
+    meter.add(loss(6.0, [[0, 1]], robust=1.0), torch.tensor([1]))
     return meter
 
 
@@ -38,10 +38,12 @@ def test_several_processes_weigh_their_images():
     assert each(2, means) == [expected, expected]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_a_resumed_job_goes_on_from_all_sums(world):
+def test_sums_are_put_together():
     first, second = filled(), Meter.of([{"images": 1.0, "loss": 8.0, "accuracy": 1.0}])
-    meters = [Meter.resumed([first.sums, second.sums], rank=r, world=world) for r in range(world)]
-    assert sum(meter.sums["loss"] for meter in meters) == 20.0
-    if world == 2:
-        assert [meter.sums for meter in meters] == [first.sums, second.sums]
+    both = Meter.of([first.sums, second.sums])
+    assert both.sums == {"images": 5.0, "loss": 20.0, "accuracy": 4.0, "robust": 16.0}
+
+
+def test_where_no_image_was_seen_there_are_no_means():
+    assert Meter().means(Shard()) == {}
+    assert each(2, lambda shard: Meter().means(shard)) == [{}, {}]

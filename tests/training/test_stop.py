@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from robustprune import objectives
 from robustprune.errors import PeerError
 from robustprune.objectives import Loss, Objective
-from robustprune.objectives.free import Free
 from robustprune.stopping import stoppable
-from robustprune.training.agreement import check_same
-from robustprune.training.checkpoint import PhaseState
+from robustprune.training.distributed import check_same
+from robustprune.training.state import StageState
 from robustprune.types import Progress
 from tests.threads import each
 from tests.training import toys
@@ -41,35 +40,35 @@ def stopping(objective: Objective, at: int) -> Objective:
 @pytest.mark.parametrize("at", [0, 2, STEPS - 1, STEPS, STEPS * EPOCHS - 1])
 @pytest.mark.parametrize("kind", toys.KINDS)
 def test_it_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, kind: str, at: int) -> None:
-    model, phase = prepared(kind)
-    history = trainer(toys.Noisy()).run(phase, model, state_file(tmp_path))
+    model, setting = prepared(kind)
+    history = toys.train(trainer(toys.Noisy()), setting, state_file(tmp_path))
     path = state_file(tmp_path, "stopped")
-    stopped, its_phase = prepared(kind)
+    _, its_setting = prepared(kind)
     with pytest.raises(KeyboardInterrupt), stoppable():
-        trainer(stopping(toys.Noisy(), at)).run(its_phase, stopped, path)
-    state = PhaseState.load(path)
+        toys.train(trainer(stopping(toys.Noisy(), at)), its_setting, path)
+    state = StageState.load(path)
     assert state is not None
     assert state.step == at + 1
-    resumed, its_phase = prepared(kind)
-    with toys.spied(type(its_phase.schedule), "__call__") as steps:
-        assert trainer(toys.Noisy()).run(its_phase, resumed, path) == history
+    resumed, its_setting = prepared(kind)
+    with toys.spied(type(its_setting.stage.options.schedule), "__call__") as steps:
+        assert toys.train(trainer(toys.Noisy()), its_setting, path) == history
     assert len(steps) == STEPS * EPOCHS - at - 1
     assert same(weights(resumed), weights(model))
 
 
 def test_steps_on_one_batch_are_not_torn_apart(tmp_path: Path) -> None:
     free = objectives.create("free", eps=0.1, replays=2)
-    model, phase = prepared("pretrain")
-    history = trainer(free).run(phase, model, state_file(tmp_path))
+    model, setting = prepared("pretrain")
+    history = toys.train(trainer(free), setting, state_file(tmp_path))
     path = state_file(tmp_path, "stopped")
-    stopped, its_phase = prepared("pretrain")
+    _, its_setting = prepared("pretrain")
     with pytest.raises(KeyboardInterrupt), stoppable():
-        trainer(stopping(free, 4)).run(its_phase, stopped, path)
-    state = PhaseState.load(path)
+        toys.train(trainer(stopping(free, 4)), its_setting, path)
+    state = StageState.load(path)
     assert state is not None
     assert (state.step, state.batch) == (6, 3)
-    resumed, its_phase = prepared("pretrain")
-    assert trainer(free).run(its_phase, resumed, path) == history
+    resumed, its_setting = prepared("pretrain")
+    assert toys.train(trainer(free), its_setting, path) == history
     assert same(weights(resumed), weights(model))
 
 
@@ -83,39 +82,23 @@ def test_a_stop_during_validation_keeps_the_epoch_s_steps(tmp_path: Path, kind: 
             os.kill(os.getpid(), signal.SIGTERM)
             return super().validation_loss(*args)
 
-    model, phase = prepared(kind)
-    history = trainer(toys.Noisy()).run(phase, model, state_file(tmp_path))
+    model, setting = prepared(kind)
+    history = toys.train(trainer(toys.Noisy()), setting, state_file(tmp_path))
     path = state_file(tmp_path, "stopped")
-    stopped, its_phase = prepared(kind)
+    _, its_setting = prepared(kind)
     with pytest.raises(KeyboardInterrupt), stoppable():
-        trainer(Stopped()).run(its_phase, stopped, path)
+        toys.train(trainer(Stopped()), its_setting, path)
     assert judged == [1]
-    state = PhaseState.load(path)
+    state = StageState.load(path)
     assert state is not None
     assert (state.epoch, state.batch, len(state.history)) == (0, STEPS, 0)
-    resumed, its_phase = prepared(kind)
-    assert trainer(toys.Noisy()).run(its_phase, resumed, path) == history
+    resumed, its_setting = prepared(kind)
+    assert toys.train(trainer(toys.Noisy()), its_setting, path) == history
     assert same(weights(resumed), weights(model))
 
 
-def test_the_noise_of_each_place_in_the_batch_is_put_together() -> None:
-    noise = torch.arange(5.0).view(5, 1, 1, 1)
-    merged = Free().merged([{"noise": noise[0::2]}, {"noise": noise[1::2]}])
-    assert torch.equal(merged["noise"], noise)
-    assert Free().merged([{}, {}]) == {}
-
-
-def test_noise_that_was_put_together_and_not_used_since_stays_as_it_is() -> None:
-    noise, processes = torch.arange(5.0).view(5, 1, 1, 1), [Free(), Free()]
-    for process in processes:
-        process.load_state_dict({"noise": noise})
-    merged = Free().merged([process.state_dict() for process in processes])
-    assert merged.keys() == {"noise"}
-    assert torch.equal(merged["noise"], noise)
-
-
 def test_processes_that_differ_are_told_by_the_main_one() -> None:
-    networks = [toys.network() for _ in range(3)]
+    networks = [toys.network_of() for _ in range(3)]
     networks[2][0].weight.data[0, 0, 0, 0] += 1e-7
     when = "epoch 1 has ended: now"
     told, *others = each(3, lambda shard: check_same(networks[shard.rank], shard, when=when))
@@ -125,5 +108,5 @@ def test_processes_that_differ_are_told_by_the_main_one() -> None:
 
 
 def test_processes_that_agree_go_on() -> None:
-    networks = [toys.network() for _ in range(3)]
+    networks = [toys.network_of() for _ in range(3)]
     assert each(3, lambda shard: check_same(networks[shard.rank], shard, when="")) == [None] * 3

@@ -1,12 +1,13 @@
-"""A network, a data set and phases that train in milliseconds."""
+"""A network, a data set and stages that train in milliseconds."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -14,21 +15,23 @@ from pydantic import PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustprune import objectives
+from robustprune import objectives, pruners
 from robustprune.datasets import Splits
 from robustprune.datasets.source import Source, TensorSource
-from robustprune.masking import MaskedModel, attach
+from robustprune.masking import MaskedModel, attach, structures
 from robustprune.objectives import Loss, Objective
+from robustprune.pruners import Context, Method, Pruner, Stage, reset_grown
+from robustprune.recipe import StageOptions
 from robustprune.tracking import Console
 from robustprune.training import optimizers, schedules
-from robustprune.training.loop import Trainer
+from robustprune.training.loop import History, Trainer
 from robustprune.training.optimizers import OptimizerPart
-from robustprune.training.phase import Phase, norm_layers, norm_tensors, weight_tensors
+from robustprune.training.state import StageState
 from robustprune.types import Progress
 
 EPOCHS, BATCH, IMAGES = 3, 4, 14  # batches of 4, 4, 4 and 2
 STEPS = 4
-KINDS = ("pretrain", "prune", "finetune")
+KINDS = ("pretrain", "prune", "finetune", "dynamic")
 BENIGN = objectives.create("benign")
 FREE = objectives.create("free", eps=0.1, replays=2)
 
@@ -71,12 +74,13 @@ class Spy(OptimizerPart):
         return optimizer
 
     def _note(self, optimizer: Any, *_: Any) -> None:
-        group = optimizer.param_groups[0]
-        self._rates.append(group["lr"])
-        self._grads.append([p.grad.clone() for p in group["params"]])
+        groups = optimizer.param_groups
+        self._rates.append(groups[0]["lr"])
+        tensors = [p for group in groups for p in group["params"]]
+        self._grads.append([p.grad.clone() for p in tensors if p.grad is not None])
 
 
-def network(*, norm: bool = True) -> nn.Sequential:
+def network_of(*, norm: bool = True) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1),
@@ -116,62 +120,146 @@ def trainer(objective: Objective, data: Splits | None = None, **options: Any) ->
     )
 
 
-def dense_phase(model: nn.Module, **options: Any) -> Phase:
-    return _phase("pretrain", trainable=list(model.parameters()), **options)
+class Restless(Pruner):
+    """Moves some of the masks at random after each step, and has all that a method can have."""
+
+    def stages(self, density: float, recipe: Any) -> list[Stage]:
+        return [Stage("dynamic", recipe["pretrain"])]
+
+    def method(self, context: Context) -> Method:
+        return RestlessMethod(self, context)
 
 
-def prune_phase(masked: MaskedModel, *, norms: bool = True, **options: Any) -> Phase:
-    return _phase(
-        "prune",
-        trainable=masked.score_parameters(),
-        norms=norm_tensors(masked.model) if norms else (),
-        frozen=() if norms else norm_layers(masked.model),
-        materialised=masked.materialised,
-        settle=masked.select,
-        watch=lambda: {"turnover": masked.turnover},
-        **options,
-    )
+class RestlessMethod(Method):
+    """It draws, counts, penalises what is far from where it began, and renews masks."""
+
+    begins = 0
+    steps = 0
+    center: Mapping[str, Tensor] = MappingProxyType({})
+
+    def prepare(self, stage: Stage, masked: MaskedModel) -> None:
+        masked.add_scores()
+
+    def begin(self, stage: Stage, masked: MaskedModel) -> None:
+        self.begins += 1
+        self.center = {name: weight.detach().clone() for name, weight in masked.weights.items()}
+        self.keep(masked, self._drawn(masked))
+
+    def penalty(self, stage: Stage, masked: MaskedModel, progress: Progress) -> Tensor:
+        pairs = [(weight, self.center[name]) for name, weight in masked.weights.items()]
+        return 0.1 * torch.stack([(one - other).square().sum() for one, other in pairs]).sum()
+
+    def after_step(self, stage: Stage, masked: MaskedModel, optimizer: Any, progress: Any) -> None:
+        self.steps += 1
+        if self.steps % 3 == 0:
+            reset_grown(masked, optimizer, self.keep(masked, self._drawn(masked)))
+
+    def after_epoch(self, *args: Any) -> dict[str, float]:
+        return {"moves": float(self.steps // 3)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begins": self.begins, "steps": self.steps, "center": dict(self.center)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.begins, self.steps, self.center = state["begins"], state["steps"], state["center"]
+
+    def _drawn(self, masked: MaskedModel) -> dict[str, Tensor]:
+        generator = self.context.generator
+        return {n: torch.rand(w.shape, generator=generator) for n, w in masked.weights.items()}
 
 
-def finetune_phase(masked: MaskedModel, **options: Any) -> Phase:
-    return _phase(
-        "finetune", trainable=weight_tensors(masked), materialised=masked.materialised, **options
-    )
+class Setting(NamedTuple):
+    """One network at the start of a stage."""
+
+    masked: MaskedModel
+    method: Method
+    stage: Stage
+    network: str = "toy"
 
 
-def _phase(name: Any, **options: Any) -> Phase:
+def options(**changes: Any) -> StageOptions:
     usual: dict[str, Any] = {
-        "network": "toy",
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "optimizer": optimizers.create("sgd", lr=0.1),
         "schedule": schedules.create("cosine"),
     }
-    return Phase(name=name, **(usual | options))
+    return StageOptions(**(usual | changes))
+
+
+def context(density: float = 0.3, **changes: Any) -> Context:
+    usual: dict[str, Any] = {
+        "objective": BENIGN,
+        "generator": torch.Generator().manual_seed(7),
+        "batches": lambda size, per_class=None: iter(
+            [images(IMAGES, 1).read(torch.arange(size), None)]
+        ),
+        "checkpoints": {},
+    }
+    return Context(density=density, **(usual | changes))
+
+
+def dense(model: nn.Module) -> MaskedModel:
+    """A network without masks, as the dense one is trained."""
+    return MaskedModel(model, [], structure=structures.create("weight"))
+
+
+PRUNERS = {"prune": "hydra", "finetune": "magnitude"}
+
+
+def prepared(
+    kind: str, *, network: str = "toy", norm: bool = True, pruner: Any = None, **changes: Any
+) -> tuple[nn.Module, Setting]:
+    """A new network and a stage of this kind, the same ones each time.
+
+    Args:
+        kind: pretrain, prune (hydra's) or finetune (magnitude's).
+        network: its name.
+        norm: whether it has a norm layer and dropout.
+        pruner: another one, or options of the usual one's.
+        changes: of the stage's options.
+    """
+    model, stage = network_of(norm=norm), Stage(kind, options(**changes))
+    if kind == "pretrain" and pruner is None:
+        return model, Setting(dense(model), Method(), stage, network)
+    if not isinstance(pruner, Pruner):
+        options_of = pruner or {}
+        pruner = Restless(**options_of) if kind == "dynamic" else None
+        pruner = pruner or pruners.create(PRUNERS[kind], **options_of)
+    return model, Setting(attach(model), pruner.method(context()), stage, network)
+
+
+def train(trainer: Trainer, setting: Setting, path: Path) -> History:
+    masked, method, stage, network = setting
+    return trainer.train(network, stage, masked, method, path)
+
+
+def begun(setting: Setting, path: Path) -> dict[str, Tensor]:
+    """The network as the method begins with it; nothing is trained."""
+
+    class Stopping(Noisy):
+        def __call__(self, *args: Any) -> Loss:
+            raise StoppedError
+
+    try:
+        train(trainer(Stopping()), setting, path)
+    except StoppedError:
+        state = StageState.load(path)
+        assert state is not None
+        return state.model
+    raise AssertionError("nothing was trained")
 
 
 SCORES = {"0.parametrizations.weight.0.scores", "5.parametrizations.weight.0.scores"}
 MASKS = {name.replace("scores", "mask") for name in SCORES}
-
-Setting = tuple[nn.Module, Phase]
-
-
-def prepared(kind: str, **options: Any) -> Setting:
-    """A new network and the phase of this kind, the same ones each time."""
-    model = network()
-    if kind == "pretrain":
-        return model, dense_phase(model, **options)
-    masked = attach(model, density=0.3)
-    build = prune_phase if kind == "prune" else finetune_phase
-    return model, build(masked, **options)
 
 
 class StoppedError(Exception):
     """What a test ends a run with."""
 
 
-def stop_after(epochs: int) -> Callable[[Phase, list[dict[str, float]]], None]:
-    def on_epoch(phase: Phase, history: list[dict[str, float]]) -> None:
+def stop_after(epochs: int) -> Callable[[str, Stage, History], None]:
+    def on_epoch(network: str, stage: Stage, history: History) -> None:
         if len(history) == epochs:
             raise StoppedError
 
@@ -203,5 +291,5 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def state_file(folder: Path, name: str = "phase") -> Path:
+def state_file(folder: Path, name: str = "stage") -> Path:
     return folder / "state" / f"{name}.pt"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OptimizerPart(Part):
-    """Makes a torch optimizer over a phase's trainable tensors."""
+    """Makes a torch optimizer over a stage's trainable tensors."""
 
     lr: float = Field(gt=0)
     """Learning rate at the schedule's factor 1."""

@@ -1,4 +1,4 @@
-"""Schedules: the learning rate as a function of where the phase is."""
+"""Schedules: the learning rate as a function of where the stage is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from robustprune.training.schedules.base import Schedule
 registry: Registry[Schedule] = Registry(
     "schedules",
     base=Schedule,
-    modules=[f"{__name__}.{module}" for module in ("constant", "cosine", "step", "warmup")],
+    modules=[f"{__name__}.curves"],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

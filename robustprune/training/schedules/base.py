@@ -10,5 +10,5 @@ class Schedule(Part):
     """A factor on the learning rate, set anew before each optimizer step."""
 
     def __call__(self, progress: Progress) -> float:
-        """The factor, usually in [0, 1]. The first step of a phase has fraction 0."""
+        """The factor, usually in [0, 1]. The first step of a stage has fraction 0."""
         raise TypeError(f"{type(self).__name__} must define __call__(progress)")
