@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Allocation", "Shapes", "create", "get", "names", "register", "round_count"]
 
 Shapes = Mapping[str, Sequence[int]]
-"""Of the weights, by name."""
+"""Shapes of the weights, by name."""
 
 
 class Allocation(Part):

@@ -74,7 +74,7 @@ class _MaskedWeight(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Change:
-    """What `MaskedModel.set` has changed; boolean tensors of the weights' shapes, by name."""
+    """Changes that `MaskedModel.set` has made; boolean tensors of the weights' shapes, by name."""
 
     before: Tensors
     after: Tensors
@@ -92,7 +92,7 @@ class Change:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What a mask keeps of one layer."""
+    """Numbers of weights that a mask keeps of one layer."""
 
     name: str
     shape: tuple[int, ...]
@@ -332,7 +332,7 @@ class MaskedModel:
         return fresh / self.kept
 
     def report(self) -> list[LayerReport]:
-        """What is kept of each layer, in the network's order."""
+        """Report what is kept of each layer, in the network's order."""
         return [
             LayerReport(_layer(name), tuple(mask.shape), int(mask.sum()), mask.numel())
             for name, mask in self.masks.items()

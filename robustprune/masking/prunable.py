@@ -35,7 +35,7 @@ _REMEDIES = {
     "weight_mask": "torch.nn.utils.prune: prune.remove(layer, 'weight')",
     "weight_orig": "spectral_norm: torch.nn.utils.remove_spectral_norm(layer)",
 }
-"""What a layer has whose weight is computed by a hook: who computes it, and how to end that."""
+"""A tensor that shows who computes a layer's weight by a hook, and how to end that."""
 
 
 class Prunable(NamedTuple):
@@ -137,7 +137,7 @@ def _found(model: nn.Module) -> Iterator[Prunable]:
 
 
 def _parameter(layer: Layer) -> Any:
-    """What two layers have in common if they share their weight; the layer if it is computed."""
+    """The tensor that layers have in common if they share it; the layer if it is computed."""
     if parametrize.is_parametrized(layer, "weight"):
         return getattr(layer.parametrizations["weight"], "original", layer)  # type: ignore[index]
     return layer._parameters.get("weight", layer)

@@ -27,7 +27,7 @@ class Every(Options):
         return self
 
     def due(self, progress: Progress) -> bool:
-        """Whether the step that has just been taken, the ``progress.step``-th from 0, is one."""
+        """Tell if the step that has just been taken, the ``progress.step``-th from 0, is one."""
         within = self.start <= progress.fraction < self.stop
         return within and (progress.step + 1) % self.steps == 0
 

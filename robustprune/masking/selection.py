@@ -60,13 +60,13 @@ class Ends(NamedTuple):
 
 
 class Structure(Part):
-    """What one entry of a mask covers. The defaults are those of single weights.
+    """The weights that one entry of a mask covers. The defaults are those of single weights.
 
     A density is the share of the *entries* that each layer keeps.
     """
 
     def problems(self, densities: Sequence[float], allocation: Allocation) -> Iterator[str]:
-        """What keeps it from these densities or this allocation, with the remedy.
+        """Tell what keeps it from these densities or this allocation, with the remedy.
 
         Args:
             densities: a recipe's, in (0, 1].
@@ -92,7 +92,7 @@ class Structure(Part):
         return keep_largest(entries, keep)
 
     def expand(self, entries: Tensor, weight: Tensor) -> Tensor:
-        """What each weight has from its entry; of the weight's shape.
+        """Spread each entry's value over its weights; of the weight's shape.
 
         Args:
             entries: one value each: the mask, or numbers that are to be spread.

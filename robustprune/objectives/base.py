@@ -1,4 +1,4 @@
-"""What every objective is."""
+"""The base of every objective."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Objective(Part):
     def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
     ) -> Tensor | None:
-        """What an adversary makes of the images, detached; None if there is nothing to share.
+        """Attack the images; gives them detached, or None if there is nothing to share.
 
         Args:
             model: maps images in [0, 1] to logits.
@@ -69,7 +69,7 @@ class Objective(Part):
 
     @property
     def attacks_apart(self) -> bool:
-        """Whether `attack` and `loss` are defined, and not ``__call__`` alone."""
+        """True if `attack` and `loss` are defined, and not ``__call__`` alone."""
         return type(self).__call__ is Objective.__call__
 
     @property

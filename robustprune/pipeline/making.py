@@ -169,7 +169,7 @@ class Making:
             return self.recipe.model.build(**shape(self.data))
 
     def _checkpoint(self, need: str, network: Network) -> Mapping[str, Tensor]:
-        """What a pruner needs; see `Pruner.needs`."""
+        """Tensors that a pruner needs; see `Pruner.needs`."""
         shard, folder = self.compute.shard, self.folder
         if need == "init":
             return self.untrained.state_dict()

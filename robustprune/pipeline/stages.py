@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robustprune.recipe import Recipe
 
 MASK, EPOCH = "mask:", "pretrain@"
-"""What a need begins with that names another network's mask, or an epoch of pretraining."""
+"""Beginnings of needs that name another network's mask, or an epoch of pretraining."""
 
 
 class Network(NamedTuple):
@@ -35,7 +35,7 @@ class Network(NamedTuple):
 
 
 def networks(recipe: Recipe) -> list[Network]:
-    """What a recipe makes, each network after those whose masks it needs.
+    """The networks that a recipe makes, each after those whose masks it needs.
 
     Raises:
         UsageError: a pruner lacks a section of the recipe.
@@ -58,7 +58,7 @@ def pruners_of(recipe: Recipe) -> list[Pruner]:
 
 
 def wants_dense(recipe: Recipe) -> bool:
-    """Whether a dense network is trained: not if every pruner starts from an untrained one."""
+    """True if a dense network is trained: not if every pruner starts from an untrained one."""
     needs = [need for pruner in pruners_of(recipe) for need in pruner.needs()]
     return not needs or any(need == "dense" or need.startswith(EPOCH) for need in needs)
 

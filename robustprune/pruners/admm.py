@@ -32,7 +32,7 @@ class Radmm(Pruner):
     rho: float = Field(1e-3, gt=0)
     """ρ: weight of the penalty at first."""
     rho_growth: float = Field(1.3, ge=1)
-    """What ρ is multiplied by at each update."""
+    """Factor on ρ at each update."""
     every: int = Field(20, ge=1)
     """Epochs from one update of Z and U to the next."""
     reference_factor: bool = False
@@ -40,8 +40,8 @@ class Radmm(Pruner):
     without meaning to: its U keeps the graph to the weights. Its published numbers rest on that."""
 
     admm: StageChanges = StageChanges()
-    """What the constrained training does otherwise than ``finetune``. The source trains it, and
-    finetunes, for 200 epochs at a learning rate of 0.01."""
+    """Changes to ``finetune`` for the constrained training. The source takes 200 epochs for each of
+    them, at a learning rate of 0.01."""
 
     def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
         """The constrained training and finetuning, both as ``finetune`` says."""
@@ -49,7 +49,7 @@ class Radmm(Pruner):
         return [Stage("admm", self.admm.over(options)), Stage("finetune", options)]
 
     def method(self, context: Context) -> Method:
-        """What holds Z and U."""
+        """A fresh method, which holds Z and U."""
         return RadmmMethod(self, context)
 
 

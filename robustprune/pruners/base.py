@@ -49,7 +49,7 @@ class Stage(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a method gets to work with.
+    """The things that a method works with.
 
     Attributes:
         density: fraction of the prunable weights to keep, in (0, 1].
@@ -87,7 +87,7 @@ class Pruner(Part):
     label: str | None = Field(None, pattern=r"^[\w][\w.-]*$")
     """Names the networks in results, to tell variants of a method apart."""
     structure: Annotated[Structure, PartOf("structures", {"name": "weight"})]
-    """What one entry of a mask covers."""
+    """The weights that one entry of a mask covers."""
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "uniform"})]
     """How the network's density is shared out among its layers."""
     exclude: list[str] = []
@@ -105,7 +105,7 @@ class Pruner(Part):
         return f"{self.variant}-{density:g}"
 
     def needs(self) -> tuple[str, ...]:
-        """What must be there first, and, as the first of it, the network to start from.
+        """The networks that must be there first; the first of them is the one to start from.
 
         ``dense``: the recipe's trained dense network. ``init``: it before training. ``pretrain@3``:
         it after three epochs. ``fresh``: a new initialisation, drawn for this network.
@@ -114,7 +114,7 @@ class Pruner(Part):
         return ("dense",)
 
     def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
-        """What is trained, in this order.
+        """The stages to train, in this order.
 
         Args:
             density: fraction of the prunable weights to keep, in (0, 1].
@@ -159,7 +159,7 @@ class Method:
 
     @property
     def context(self) -> Context:
-        """What it works with; a method that trains a dense network has none."""
+        """The context; a method that trains a dense network has none."""
         assert self._context is not None
         return self._context
 
@@ -173,7 +173,7 @@ class Method:
         """Called once, at the stage's start, before anything is trained."""
 
     def param_groups(self, stage: Stage, masked: MaskedModel) -> list[dict[str, Any]]:
-        """What the stage trains, as torch.optim takes it. Everything but scores."""
+        """The tensors to train, in groups as torch.optim takes them. Everything but scores."""
         return [{"params": masked.weight_parameters()}]
 
     def train_mode(self, stage: Stage, masked: MaskedModel) -> None:
@@ -222,7 +222,7 @@ class Method:
         return {}
 
     def eligible(self, stage: Stage, masked: MaskedModel) -> bool:
-        """Whether ``select: best`` may take the network as it is now."""
+        """Let ``select: best`` take the network as it is now."""
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class Method:
             yield
 
     def objective(self, stage: Stage) -> Objective:
-        """What a stage minimises: its own objective, or the recipe's."""
+        """The objective that a stage minimises: its own, or the recipe's."""
         own = None if stage.options is None else stage.options.objective
         return self.context.objective if own is None else own  # type: ignore[return-value]
 

@@ -47,7 +47,7 @@ class RigL(Pruner):
     every: Every = Every()
     """When connections move."""
     train: StageChanges = StageChanges()
-    """What the training does otherwise than ``pretrain``."""
+    """Changes to ``pretrain`` for the training."""
 
     @field_validator("structure")
     @classmethod
@@ -65,7 +65,7 @@ class RigL(Pruner):
         return [Stage("train", self.train.over(self.section("pretrain", recipe)))]
 
     def method(self, context: Context) -> Method:
-        """What moves the connections."""
+        """A fresh method, which moves the connections."""
         return RigLMethod(self, context)
 
 

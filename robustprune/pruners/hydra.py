@@ -31,8 +31,8 @@ class Hydra(Pruner):
     scores: ScoreInit = "scaled_magnitude"
     """How scores start; the paper's is scaled_magnitude."""
     train_norms: bool = True
-    """Whether norm layers train while scores are learned, as in HYDRA's reference; else they, and
-    their running statistics, stay as they are."""
+    """Train norm layers while scores are learned, as HYDRA's reference does; else they, and their
+    running statistics, stay as they are."""
     norm_lr: float | None = Field(None, gt=0)
     """Learning rate of the norm layers, if they train; absent, the scores' own, as in HYDRA's
     reference. Scores may need a rate at which norm layers diverge."""
@@ -45,7 +45,7 @@ class Hydra(Pruner):
         return stages
 
     def method(self, context: Context) -> Method:
-        """What learns the scores."""
+        """A fresh method, which learns the scores."""
         return HydraMethod(self, context)
 
 

@@ -36,7 +36,7 @@ class Lottery(Pruner):
     rewind: int = Field(0, ge=0)
     """Epochs of pretraining that weights go back to, norms and statistics too; 0: to none."""
     train: StageChanges = StageChanges()
-    """What the rounds do otherwise than ``pretrain``."""
+    """Changes to ``pretrain`` for the rounds."""
 
     def needs(self) -> tuple[str, ...]:
         """The trained dense network, and it as it was."""
@@ -44,7 +44,7 @@ class Lottery(Pruner):
 
     @property
     def origin(self) -> str:
-        """What weights are rewound to."""
+        """The need that weights are rewound to."""
         return f"pretrain@{self.rewind}" if self.rewind else "init"
 
     def rounds(self, density: float) -> list[float]:
@@ -64,7 +64,7 @@ class Lottery(Pruner):
         return [Stage(f"train-{number}", options, self.rewind) for number in range(1, count + 1)]
 
     def method(self, context: Context) -> Method:
-        """What prunes and rewinds."""
+        """A fresh method, which prunes and rewinds."""
         return LotteryMethod(self, context)
 
 

@@ -1,4 +1,4 @@
-"""What needs no learning: the largest weights, and weights at random. The field's baselines."""
+"""The field's baselines, which learn nothing: the largest weights, and weights at random."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Magnitude(OneShot):
     """Keep the largest weights, or entries of them. Source: Han et al. 2015; the paper's LWM."""
 
     def method(self, context: Context) -> Method:
-        """What sets the mask."""
+        """A fresh method, which sets the mask."""
         return MagnitudeMethod(self, context)
 
 
@@ -53,7 +53,7 @@ class Random(OneShot):
     """Keep entries at random: the baseline that every method must beat."""
 
     def method(self, context: Context) -> Method:
-        """What sets the mask."""
+        """A fresh method, which sets the mask."""
         return RandomMethod(self, context)
 
 

@@ -39,7 +39,7 @@ class Snip(Pruner):
     fresh: bool = True
     """Train another initialisation than the one that was scored, as the source does."""
     train: StageChanges = StageChanges()
-    """What the training does otherwise than ``pretrain``."""
+    """Changes to ``pretrain`` for the training."""
 
     def needs(self) -> tuple[str, ...]:
         """The network before training, and another one to train."""
@@ -50,7 +50,7 @@ class Snip(Pruner):
         return [Stage("train", self.train.over(self.section("pretrain", recipe)))]
 
     def method(self, context: Context) -> Method:
-        """What scores and masks."""
+        """A fresh method, which scores and masks."""
         return SnipMethod(self, context)
 
 
@@ -66,7 +66,7 @@ class SnipMethod(Method):
             masked.load(self.context.checkpoints["fresh"])
 
     def gradients(self, stage: Stage, masked: MaskedModel) -> dict[str, Tensor]:
-        """Of the objective's loss on one batch, with the network in eval mode."""
+        """Gradients of the objective's loss on one batch, with the network in eval mode."""
         import torch
 
         images, labels = next(self.context.batches(self.pruner.batch_size))

@@ -113,7 +113,7 @@ class Trainer:
         return _Run(self, network, stage, masked, method, path, keep or {}).run()
 
     def objective_of(self, stage: Stage) -> Objective:
-        """What a stage minimises: its own objective, or the recipe's."""
+        """The objective that a stage minimises: its own, or the recipe's."""
         own = None if stage.options is None else stage.options.objective
         return self.objective if own is None else own  # type: ignore[return-value]
 
@@ -449,7 +449,7 @@ class _Run:
 
     @property
     def _of_process(self) -> dict[str, Any] | None:
-        """What an earlier job saved of this process; None if it had other processes."""
+        """The state that an earlier job saved of this process; None if it had other processes."""
         saved = self.state.processes
         return saved[self.shard.rank] if len(saved) == self.shard.world else None
 

@@ -229,7 +229,7 @@ class Closure:
 
 
 class Known(NamedTuple):
-    """What a second pass over a part re-uses.
+    """The results of a first pass over a part that a second one re-uses.
 
     Attributes:
         attacked: images; None if the objective has no attack.
@@ -261,7 +261,7 @@ class BatchObjective(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, progress: Progress, factor: float, penalised: bool
     ) -> tuple[Tensor, Loss]:
-        """What is differentiated, and the loss that is shown.
+        """The scalar that is differentiated, and the loss that is shown.
 
         Only the first has a graph: DDP takes all that it finds one of for what is differentiated.
 
@@ -322,7 +322,7 @@ def checked(objective: Objective, loss: Loss, labels: Tensor) -> Loss:
 
 
 class LossScale:
-    """What fp16 losses are multiplied by, so that small gradients do not vanish.
+    """Factor on fp16 losses, so that small gradients do not vanish.
 
     As torch's GradScaler, which unscales once a step and takes no closure.
 
@@ -362,7 +362,7 @@ class LossScale:
             self.scale, self._good = self.scale * 2, 0
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed stage needs."""
+        """The values that a resumed stage needs."""
         return {"scale": self.scale, "good": float(self._good)} if self.enabled else {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
