@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from robustprune.errors import ContractError
+from robustprune.errors import ContractError, UsageError
 from robustprune.objectives import Loss, Objective
 from robustprune.training.distributed import frozen_statistics
 from robustprune.types import Progress
@@ -189,6 +189,11 @@ class Stepper:
             parameters = (p for group in self._optimizer.param_groups for p in group["params"])
             self._scale.unscale([p.grad for p in parameters if p.grad is not None])
 
+    @property
+    def apart(self) -> str:
+        """Tell why there is no attack to re-use."""
+        return self._objective.one_pass or "call the closure without again=True first"
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self._optimizer.zero_grad()
@@ -214,7 +219,10 @@ class Closure:
         Raises:
             ExplodedError: the loss is NaN, infinite or exploding.
             NonFiniteError: gradients have overflowed in fp16.
+            UsageError: there is nothing to re-use: the objective defines ``__call__`` alone.
         """
+        if again and None in self._known:
+            raise UsageError(f"a second pass re-uses the first one's attack: {self._stepper.apart}")
         self._stepper.zero_grad()
         losses, shares = [], [len(labels) / self._batch.total for _, labels in self._parts]
         for number, (part, share) in enumerate(zip(self._parts, shares, strict=True)):

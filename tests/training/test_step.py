@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from robustprune import objectives
+from robustprune.errors import UsageError
 from robustprune.objectives import Loss, Objective
 from robustprune.pruners import Method
 from tests.training import toys
@@ -157,3 +158,11 @@ def test_a_first_call_attacks_anew_each_time(tmp_path):
     toys.train(run, setting._replace(method=Anew()), state_file(tmp_path))
     assert Counted.attacks == 2 * toys.STEPS
     assert not torch.equal(Counted.seen[0][0], Counted.seen[1][0])
+
+
+def test_a_second_call_needs_an_attack_that_stands_apart(tmp_path):
+    """Before, it attacked anew without a word."""
+    _, setting = prepared("pretrain", epochs=1)
+    run = trainer(toys.Noisy(), toys.splits(validation=False))
+    with pytest.raises(UsageError, match=r"re-uses the first one's attack: .*__call__ alone"):
+        toys.train(run, setting._replace(method=Twice()), state_file(tmp_path))
