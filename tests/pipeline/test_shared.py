@@ -314,3 +314,15 @@ def test_one_that_cannot_be_left_for_others_costs_a_warning(
     result = go(tmp_path / "run", DENSE)
     assert [network["name"] for network in result.networks] == ["dense"]
     assert "the dense network is not shared" in capsys.readouterr().err
+
+
+def test_one_that_was_left_with_other_epochs_is_missing_and_not_damaged(tmp_path: Path) -> None:
+    """Before, it was called damaged."""
+    file, told = tmp_path / "file", []
+    file.write_bytes(b"weights")
+    shared = SharedDense(tmp_path, {"seed": 0})
+    for epoch in (1, 2):
+        shared.commit(file, [], {epoch: file})
+    assert shared.history(told.append, [2]) == []
+    assert shared.history(told.append, [1]) is None
+    assert told == []
