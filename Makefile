@@ -1,5 +1,6 @@
 # make demo    set everything up and run the main job on embedded data
 # make test    set everything up and pass the tests
+# make quick   the tests that are not marked slow, in under a minute
 # make lint    ruff, mypy and the import contract
 # make docs    build the documentation into site/; make docs-serve shows it while it is written
 # make bench   what speed is measured by; half an hour on a quiet machine
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint docs docs-serve bench setup clean
+.PHONY: demo test quick lint docs docs-serve bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -16,6 +17,9 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+quick: setup
+	$(BIN)/pytest -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -38,7 +42,6 @@ bench: setup
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/operations.py
-	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/step.py --models cnn_small cnn_large
 	$(BIN)/python benchmarks/step.py --models vgg16_bn_cifar resnet18_cifar wrn_28_4 \

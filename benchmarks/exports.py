@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustprune.artifacts.onnx import save_onnx, session
-from robustprune.artifacts.packed import save_packed
+from robustprune.artifacts.backends import create as create_backend
+from robustprune.artifacts.backends.onnx import session
 from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound
 from robustprune.datasets import create as create_dataset
 from robustprune.masking import allocations, attach, select, structures
-from robustprune.models import backbones, create_model
-from robustprune.pipeline.evaluation import evaluate, parts_of
+from robustprune.models import BACKBONES, create_model
+from robustprune.pipeline.evaluate import evaluate_saved, parts_of
 from robustprune.seeding import fork
 from robustprune.tracking import Console
 
@@ -48,7 +48,7 @@ def main() -> None:
         rows = [
             *(
                 _packed(name, density, Path(folder))
-                for name in backbones()
+                for name in sorted(BACKBONES)
                 for density in DENSITIES
             ),
             *(_row(name, saved, Path(folder)) for name, saved in networks.items()),
@@ -91,7 +91,7 @@ def _packed(name: str, density: float, folder: Path) -> dict[str, Any]:
 def _row(name: str, saved: SavedModel, folder: Path) -> dict[str, Any]:
     path = folder / "net.safetensors"
     start = time.perf_counter()
-    save_packed(path, saved)
+    create_backend("packed").write(saved, path)
     packing = time.perf_counter() - start
     start = time.perf_counter()
     read_model(path)
@@ -111,21 +111,22 @@ def _row(name: str, saved: SavedModel, folder: Path) -> dict[str, Any]:
 def _half(name: str, saved: SavedModel, folder: Path) -> dict[str, Any]:
     """Accuracy before and after rounding, on the same images under the same attack."""
     path = folder / "half.safetensors"
-    save_packed(path, saved, values="fp16")
+    create_backend("packed", values="fp16").export(saved, path)
     attack = {"name": "pgd", "eps": "2/255", "steps": 20}
     asked = [{"name": "clean", "samples": IMAGES}, {**attack, "samples": IMAGES}]
     row: dict[str, Any] = {"network": name, "bytes": path.stat().st_size}
     for label, network in (("fp32", saved), ("fp16", read_model(path))):
         data, evaluators = parts_of(saved.metadata, evaluators=asked)
-        judged = evaluate(network, data, evaluators, seed=0, console=Console(quiet=True))
+        tasks = {"network": (network, data, evaluators)}
+        judged = evaluate_saved(tasks, seed=0, console=Console(quiet=True))["network"]
         row |= {f"{metric}_{label}": judged.metrics[metric] for metric in ("clean", "pgd")}
     return row
 
 
 def _onnx(name: str, saved: SavedModel, images: Tensor, folder: Path) -> dict[str, Any]:
     path = folder / "net.onnx"
-    save_onnx(path, saved)
-    running, logits = session(str(path)), []
+    create_backend("onnx").export(saved, path)
+    running, logits = session(path), []
     with torch.no_grad():
         for batch in images.split(250):
             (found,) = running.run(["logits"], {"images": batch.numpy()})

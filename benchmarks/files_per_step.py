@@ -66,7 +66,7 @@ class Followed(TensorSource):
             sys.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, argument: object) -> None:
-        if frame.f_code is Stepper.step.__code__:
+        if frame.f_code is Stepper.step.__code__ and event in ("call", "return"):
             self._inside = event == "call"
         if event == "return" and frame.f_back is not None:
             file = frame.f_back.f_code.co_filename

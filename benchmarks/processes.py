@@ -24,10 +24,10 @@ import torch
 from prepared import prepared
 from ratio import Times, ratio, table, write
 
+from robustprune.components import build
 from robustprune.datasets import Splits
 from robustprune.datasets.source import TensorSource
 from robustprune.models import create_model
-from robustprune.parts import build
 from robustprune.pipeline.compute import Compute
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console

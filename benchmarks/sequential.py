@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustprune.pipeline.folder import RunFolder, read_json
+from robustprune.pipeline.run_folder import RunFolder, read_json
 
 RESULTS = Path(__file__).parent / "results"
 RADII = ("0.25", "0.5")

@@ -33,10 +33,10 @@ from prepared import prepared
 from ratio import Peak, Times, ratio, table, write
 from torch import nn
 
+from robustprune.components import build
 from robustprune.datasets import Splits
 from robustprune.datasets.source import TensorSource, TrainingBatch
 from robustprune.models import create_model
-from robustprune.parts import build
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer

@@ -21,10 +21,10 @@ from accelerate import Accelerator
 from prepared import prepared
 from ratio import table, write
 
+from robustprune.components import build
 from robustprune.datasets import create as create_dataset
 from robustprune.datasets.source import TensorSource, TrainingBatch
 from robustprune.models import create_model
-from robustprune.parts import build
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console
 from robustprune.training.loop import Trainer

@@ -12,7 +12,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustprune import datasets, evaluators, masking, objectives, pruners
+    from robustprune import datasets, evaluators, masking, measures, objectives, pruners
+    from robustprune.artifacts import backends
+    from robustprune.artifacts.backends import Backend
     from robustprune.artifacts.reading import load_model
     from robustprune.datasets import Dataset
     from robustprune.errors import UsageError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from robustprune.masking import allocations, structures
     from robustprune.masking.allocations import Allocation
     from robustprune.masking.structures import Structure
+    from robustprune.measures import Measure
     from robustprune.models import create_model
     from robustprune.objectives import Loss, Objective
     from robustprune.pipeline import RunResult, run
@@ -29,89 +32,47 @@ if TYPE_CHECKING:
     from robustprune.training.optimizers import OptimizerPart
     from robustprune.training.schedules import Schedule
     from robustprune.types import Progress
+    from robustprune.version import __version__
 
-__version__ = "0.1.0"
+__all__ = ["Allocation", "Backend", "Context", "Dataset", "Evaluator", "Loss", "Measure", "Method"]
+__all__ += ["Objective", "OptimizerPart", "Progress", "Pruner", "Recipe", "RunResult", "Schedule"]
+__all__ += ["Stage", "StageChanges", "StageOptions", "Structure", "UsageError", "__version__"]
+__all__ += ["allocations", "backends", "create_model", "datasets", "evaluators", "load_model"]
+__all__ += ["load_recipe", "masking", "measures", "objectives", "optimizers", "pruners", "run"]
+__all__ += ["schedules", "structures"]
 
-_SUBPACKAGES = {
-    "allocations": "robustprune.masking.allocations",
-    "datasets": "robustprune.datasets",
-    "evaluators": "robustprune.evaluators",
-    "masking": "robustprune.masking",
-    "objectives": "robustprune.objectives",
-    "optimizers": "robustprune.training.optimizers",
-    "pruners": "robustprune.pruners",
-    "schedules": "robustprune.training.schedules",
-    "structures": "robustprune.masking.structures",
+_HOMES = {
+    "robustprune.artifacts.backends": "backends Backend",
+    "robustprune.artifacts.reading": "load_model",
+    "robustprune.datasets": "datasets Dataset",
+    "robustprune.errors": "UsageError",
+    "robustprune.evaluators": "evaluators Evaluator",
+    "robustprune.masking": "masking",
+    "robustprune.masking.allocations": "allocations Allocation",
+    "robustprune.masking.structures": "structures Structure",
+    "robustprune.measures": "measures Measure",
+    "robustprune.models": "create_model",
+    "robustprune.objectives": "objectives Loss Objective",
+    "robustprune.pipeline": "RunResult run",
+    "robustprune.pruners": "pruners Context Method Pruner Stage",
+    "robustprune.recipe": "Recipe StageChanges StageOptions load_recipe",
+    "robustprune.training.optimizers": "optimizers OptimizerPart",
+    "robustprune.training.schedules": "schedules Schedule",
+    "robustprune.types": "Progress",
+    "robustprune.version": "__version__",
 }
-_NAMES = {
-    "Allocation": "robustprune.masking.allocations",
-    "Dataset": "robustprune.datasets",
-    "Evaluator": "robustprune.evaluators",
-    "Context": "robustprune.pruners",
-    "Loss": "robustprune.objectives",
-    "Objective": "robustprune.objectives",
-    "Method": "robustprune.pruners",
-    "OptimizerPart": "robustprune.training.optimizers",
-    "Progress": "robustprune.types",
-    "Pruner": "robustprune.pruners",
-    "Recipe": "robustprune.recipe",
-    "RunResult": "robustprune.pipeline",
-    "Stage": "robustprune.pruners",
-    "StageChanges": "robustprune.recipe",
-    "StageOptions": "robustprune.recipe",
-    "Structure": "robustprune.masking.structures",
-    "Schedule": "robustprune.training.schedules",
-    "UsageError": "robustprune.errors",
-    "create_model": "robustprune.models",
-    "load_model": "robustprune.artifacts.reading",
-    "load_recipe": "robustprune.recipe",
-    "run": "robustprune.pipeline",
-}
-__all__ = [
-    "Allocation",
-    "Context",
-    "Dataset",
-    "Evaluator",
-    "Loss",
-    "Method",
-    "Objective",
-    "OptimizerPart",
-    "Progress",
-    "Pruner",
-    "Recipe",
-    "RunResult",
-    "Schedule",
-    "Stage",
-    "StageChanges",
-    "StageOptions",
-    "Structure",
-    "UsageError",
-    "__version__",
-    "allocations",
-    "create_model",
-    "datasets",
-    "evaluators",
-    "load_model",
-    "load_recipe",
-    "masking",
-    "objectives",
-    "optimizers",
-    "pruners",
-    "run",
-    "schedules",
-    "structures",
-]
+"""Names by the module that they are imported from; its own is the module itself."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(_SUBPACKAGES[name])
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names.split():
+            module = importlib.import_module(home)
+            return module if home.endswith(f".{name}") else getattr(module, name)
     raise AttributeError(f"module 'robustprune' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    """What can be asked for."""
+    """Everything that can be asked for."""
     return __all__

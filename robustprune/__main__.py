@@ -4,7 +4,7 @@ import os
 import sys
 
 from robustprune.cli import main
-from robustprune.cli.replies import launched
+from robustprune.cli.outcome import launched
 
 code = main()
 if launched():  # the threads of a process group may abort while the interpreter is taken down

@@ -6,20 +6,17 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable
 from typing import Any
 
 PATTERN = r"^[\s\d.eE+\-*/()_]*\d[\s\d.eE+\-*/()_]*$"
-"""What arithmetic looks like, as a regular expression that JSON Schema knows too."""
+"""A regular expression that all arithmetic matches, in words that JSON Schema knows too."""
 
 _ARITHMETIC = re.compile(PATTERN)
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_OPERATORS: dict[type, Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
@@ -40,14 +37,13 @@ def number(text: str) -> int | float | None:
         return None
     try:
         value = _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, TypeError):
+    except (SyntaxError, LookupError, TypeError):
         return None
     except ZeroDivisionError:
         raise ValueError(f"'{text}' divides by zero") from None
     if not math.isfinite(value):
         raise ValueError(f"'{text}' is not a finite number")
-    _check_size(value)
-    return value
+    return _bounded(value)  # type: ignore[no-any-return]
 
 
 def numbers(value: Any) -> Any:
@@ -63,8 +59,7 @@ def numbers(value: Any) -> Any:
         return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [numbers(item) for item in value]
-    _check_size(value)
-    return value
+    return _bounded(value)
 
 
 def written(value: float) -> str:
@@ -72,21 +67,21 @@ def written(value: float) -> str:
     if float(f"{value:.2g}") == value:
         return f"{value:g}"
     steps = round(255 * value)  # of pixel values, in which radii are usually given
-    exact = 0 < steps < 255 and steps / 255 == value
-    return f"{steps}/255" if exact else f"{value:.6g}"
+    return f"{steps}/255" if 0 < steps < 255 and steps / 255 == value else f"{value:.6g}"
 
 
-def _check_size(value: Any) -> None:
-    """Refuse a whole number that no 64-bit integer holds."""
+def _bounded(value: Any) -> Any:
+    """``value``, but no whole number that does not fit in 64 bits."""
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise ValueError("whole numbers go up to 2^63 - 1 = 9223372036854775807, got a larger one")
+    return value
 
 
-def _value(node: ast.expr) -> int | float:
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp):
+        return _OPERATORS[type(node.op)](_value(node.operand))
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value  # type: ignore[return-value]
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        return _BINARY[type(node.op)](_value(node.left), _value(node.right))  # type: ignore[no-any-return]
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_value(node.operand))  # type: ignore[no-any-return]
+        return node.value
     raise TypeError(f"not arithmetic: {ast.dump(node)}")

@@ -1,4 +1,4 @@
-"""What went wrong, and whose fault it is: the type of an error decides the exit code."""
+"""Errors by whose fault they are: the type of one decides the exit code."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ class OwnCodeError(UsageError):
 
 
 class ContractError(TypeError):
-    """A part gave something else than its family promises, which is the fault of its author.
-
-    Args:
-        part: the part, or its class.
-        message: what it must give, and what it gave.
-    """
+    """A part, or its class, gave something else than its family promises: its author's fault."""
 
     def __init__(self, part: object, message: str) -> None:
         super().__init__(message)
@@ -44,15 +39,10 @@ class DivergedError(UsageError):
 
 
 class FullDiskError(UsageError):
-    """The disk became full during a run; nothing was lost, and the run can be resumed.
+    """The disk became full during a run, which can be resumed from what was saved in ``folder``."""
 
-    Args:
-        kept: what had just been finished, e.g. ``network hydra-0.01``.
-        folder: the run folder.
-    """
-
-    def __init__(self, kept: str, folder: Path) -> None:
-        super().__init__(f"the disk is full. The {kept} is kept in {folder}. Make room and resume")
+    def __init__(self, reason: str, folder: Path) -> None:
+        super().__init__(f"{reason}. What was finished is kept in {folder}. Make room and resume")
         self.folder = folder
 
 
@@ -63,9 +53,8 @@ class SoundnessError(RuntimeError):
 class PeerError(RuntimeError):
     """Another process of the job has failed, and says itself why; this one has nothing to add."""
 
-    def __init__(self, rank: int | None = None) -> None:
-        which = "another process" if rank is None else f"process {rank}"
-        super().__init__(f"{which} of the job has failed")
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"process {rank} of the job has failed")
 
 
 class InterruptedRun(KeyboardInterrupt):
@@ -74,15 +63,12 @@ class InterruptedRun(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a document.
-
-    Attributes:
-        place: where it is, e.g. ``("evaluate", 1, "eps")``; empty for the document itself.
-        message: the value, the choices and the remedy, in one sentence.
-    """
+    """One fault of a document."""
 
     place: Place
+    """``("evaluate", 1, "eps")``; empty for the document itself."""
     message: str
+    """The value, the choices and the remedy, in one sentence."""
 
     def __str__(self) -> str:
         """``evaluate.1.eps: message``."""
@@ -99,7 +85,7 @@ class InvalidError(UsageError):
 
 
 def first_line(error: BaseException, *, most: int = 300) -> str:
-    """What a library's error says first, without colours; its type if it says nothing."""
+    """The first line of a library's error, without colours; its type if it says nothing."""
     lines = _COLOURS.sub("", str(error)).strip().splitlines()
     return (lines or [type(error).__name__])[0][:most].rstrip()
 
@@ -112,23 +98,21 @@ def nearest(
     Long lists are cut to the ten best matches.
 
     Args:
-        name: what was given.
-        choices: what would have been right.
+        name: the one that was given.
+        choices: those that would have been right.
         cutoff: how alike a choice must be to be suggested, in [0, 1].
-        key: what of a name is compared, e.g. a file's name without its suffix.
+        key: turns a name into what is compared, e.g. a file's name without its suffix.
     """
     choices = sorted(choices)
     if not choices:
         return " There are no options."
     folded = {key(choice).lower(): choice for choice in choices}
 
-    def matches(most: int, cutoff: float) -> list[str]:
-        found = difflib.get_close_matches(key(name).lower(), folded, n=most, cutoff=cutoff)
-        return [folded[match] for match in found]
+    def alike(most: int, cutoff: float) -> list[str]:
+        found = difflib.get_close_matches(key(name).lower(), folded, most, cutoff)
+        return [folded[one] for one in found]
 
-    close = matches(1, cutoff)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = "".join(f" Did you mean '{close}'?" for close in alike(1, cutoff))
     if len(choices) > 30:
-        few = matches(10, 0.3)
-        return f"{hint} Nearest of {len(choices)} choices: {', '.join(few) or 'none'}."
+        return f"{hint} Nearest of {len(choices)} choices: {', '.join(alike(10, 0.3)) or 'none'}."
     return f"{hint} Choices: {', '.join(choices)}."

@@ -14,6 +14,8 @@ FAMILIES = {
     "structures": "robustprune.masking.structures",
     "allocations": "robustprune.masking.allocations",
     "evaluators": "robustprune.evaluators",
+    "measures": "robustprune.measures",
+    "backends": "robustprune.artifacts.backends",
     "datasets": "robustprune.datasets",
     "optimizers": "robustprune.training.optimizers",
     "schedules": "robustprune.training.schedules",
@@ -33,13 +35,12 @@ def family(name: str) -> Any:
 
 
 def metric_of(evaluator: Mapping[str, Any]) -> str:
-    """What an evaluator's accuracy is called in results, from what a recipe says of it.
+    """The name in results of the accuracy that an evaluator, as a recipe writes it, gives.
 
-    Of a part that is not registered here it is the label or the name.
+    For a part that is not registered here it is the label or the name.
     """
-    name = str(evaluator.get("name"))
     fields = {key: value for key, value in evaluator.items() if key != "name"}
     try:
-        return str(family("evaluators").create(name, **fields).metric)
+        return str(family("evaluators").create(evaluator.get("name"), **fields).metric)
     except (UsageError, TypeError):
-        return str(evaluator.get("label") or name)
+        return str(evaluator.get("label") or evaluator.get("name"))

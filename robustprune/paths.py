@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from robustprune.errors import UsageError
+from robustprune.messages import shown
 
 
 def usable(path: str | Path) -> Path:
@@ -17,38 +18,32 @@ def usable(path: str | Path) -> Path:
         UsageError: it is empty, no UTF-8 text, too long, leads around in a circle of links or
             through a folder that may not be entered, or holds a NUL.
     """
-    if flaw := _flaw(str(path)):
-        from robustprune.sentences import shown  # pydantic comes with it, and --help need not wait
-
+    text, flaw = str(path), ""
+    try:
+        text.encode()
+        os.stat(text)
+    except UnicodeEncodeError:
+        flaw = "it is not UTF-8"
+    except ValueError:
+        flaw = "it holds a NUL character"
+    except (FileNotFoundError, NotADirectoryError):  # for whoever looks for something there
+        flaw = "" if text else "it is empty"
+    except OSError as error:
+        flaw = reason(error)
+    if flaw:
         raise UsageError(f"{shown(path)} is no path that can be used: {flaw}. Name another.")
     return Path(path)
 
 
-def _flaw(text: str) -> str:
-    if not text:
-        return "it is empty"
-    if "\0" in text:
-        return "it holds a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return "it is not UTF-8"
-    try:
-        os.stat(text)
-    except (FileNotFoundError, NotADirectoryError):  # for whoever looks for something there
-        return ""
-    except OSError as error:
-        return reason(error)
-    return ""
-
-
 def reason(error: OSError) -> str:
-    """What the system says of a path, as part of a sentence."""
+    """The system's words about a path, as part of a sentence."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
 
 @contextmanager
 def told(what: str, remedy: str) -> Iterator[None]:
-    """Turn what the system says of a path inside into a `UsageError`.
+    """Turn what the system says about a path inside into a `UsageError`.
 
     Args:
         what: was tried, e.g. ``cannot read the images``.

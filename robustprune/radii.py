@@ -6,7 +6,7 @@ an attack cannot reach the ball with, is refused where it is written.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -32,7 +32,7 @@ def check_radius(radius: float, norm: str = "linf") -> float:
     return radius
 
 
-@cache
+@cache  # asked at every step of a training
 def default_step(eps: float, steps: int) -> float:
     """The length of an attack's step where none is given: a quarter of the ball's radius.
 
@@ -57,25 +57,21 @@ def check_reach(step_size: float, *, eps: float, steps: int) -> float:
     return step_size
 
 
-def _of_the_part(value: float, info: ValidationInfo) -> float:
+def _in_norm(value: float, info: ValidationInfo) -> float:
     norm = info.data.get("norm")
     return check_radius(value, norm if norm in LARGEST else "linf")
 
 
-def _euclidean(value: float) -> float:
-    return check_radius(value, "l2")
-
-
 def _reaching(value: float, info: ValidationInfo) -> float:
-    _of_the_part(value, info)
+    _in_norm(value, info)
     if (eps := info.data.get("eps")) is None:  # it is at fault itself
         return value
     return check_reach(value, eps=eps, steps=info.data.get("steps", 1))
 
 
-Radius = Annotated[float, AfterValidator(_of_the_part)]
+Radius = Annotated[float, AfterValidator(_in_norm)]
 """A length in the norm of the part's ``norm``, a field that stands before this one; else in ℓ∞."""
-L2Radius = Annotated[float, AfterValidator(_euclidean)]
+L2Radius = Annotated[float, AfterValidator(partial(check_radius, norm="l2"))]
 """A length in ℓ2."""
 Sigma = Annotated[float, AfterValidator(check_radius)]
 """A standard deviation of noise on pixels."""

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
+
 
 def derive(seed: int, *names: str | int) -> int:
     """A seed in [0, 2**63) that depends on ``seed`` and ``names`` and on nothing else."""
@@ -25,9 +28,6 @@ def fork(seed: int, *names: str | int) -> Iterator[int]:
 
     Yields the derived seed; the generators' former states are back when the block ends.
     """
-    import numpy as np
-    import torch
-
     derived = derive(seed, *names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     in_use = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
@@ -44,9 +44,6 @@ def fork(seed: int, *names: str | int) -> Iterator[int]:
 
 def capture() -> dict[str, Any]:
     """The state of the global generators, as tensors and plain values."""
-    import numpy as np
-    import torch
-
     _, keys, *rest = np.random.get_state(legacy=True)
     state = {
         "python": random.getstate(),
@@ -60,9 +57,6 @@ def capture() -> dict[str, Any]:
 
 def restore(state: dict[str, Any]) -> None:
     """Put the global generators in a state that `capture` gave, within a `fork`."""
-    import numpy as np
-    import torch
-
     keys, *rest = state["numpy"]
     random.setstate(state["python"])
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))

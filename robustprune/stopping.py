@@ -13,7 +13,7 @@ _NOTE = b"\nstopping as soon as this step is done; once more stops at once\n"
 
 
 class _Request:
-    """What has arrived while work was under way that ends in order."""
+    """A request to stop that has arrived while work was under way that ends in order."""
 
     orderly = False
     arrived = False

@@ -2,68 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 Norm = Literal["linf", "l2"]
 
 
 class Progress(NamedTuple):
-    """Where a stage is; ramps and schedules are functions of it.
-
-    Attributes:
-        epoch: epochs finished, from 0.
-        step: optimizer steps finished, from 0.
-        fraction: share of the stage's steps finished, in [0, 1).
-        epochs: epochs of the whole stage; ``fraction * epochs`` are finished, parts included.
-        stage: its name.
-    """
+    """Where a stage is; ramps and schedules are functions of it."""
 
     epoch: int = 0
+    """Epochs finished, from 0."""
     step: int = 0
+    """Optimizer steps finished, from 0."""
     fraction: float = 0.0
+    """Share of the stage's steps finished, in [0, 1)."""
     epochs: int = 1
+    """Epochs of the whole stage; ``fraction * epochs`` are finished, parts included."""
     stage: str = "pretrain"
+    """Its name."""
 
 
 class Threat(NamedTuple):
-    """What an adversary may do to an image: move it in a ball, within [0, 1].
-
-    Attributes:
-        norm: ``linf`` or ``l2``.
-        eps: radius of the ball; [0, 1] pixel range.
-    """
+    """The moves of an image that an adversary may make: in a ball, within [0, 1]."""
 
     norm: Norm
     eps: float
+    """Radius of the ball; [0, 1] pixel range."""
 
 
 class Images(NamedTuple):
-    """Labelled images held in memory.
-
-    Attributes:
-        images: ``(n, channels, height, width)``, float in [0, 1] or uint8 in [0, 255].
-        labels: ``(n,)``, int64.
-    """
+    """Labelled images held in memory."""
 
     images: Tensor
+    """``(n, channels, height, width)``, float in [0, 1] or uint8 in [0, 255]."""
     labels: Tensor
+    """``(n,)``, int64."""
 
 
 class Batch(NamedTuple):
-    """Test images to be judged, with the number that their random draws are named by.
-
-    Attributes:
-        number: of the batch among those of the test set, from 0.
-        images: ``(n, channels, height, width)``, float in [0, 1].
-        labels: ``(n,)``, int64.
-    """
+    """Test images to be judged, with the number that their random draws are named by."""
 
     number: int
+    """Number of the batch among those of the test set, from 0."""
     images: Tensor
+    """``(n, channels, height, width)``, float in [0, 1]."""
     labels: Tensor
+    """``(n,)``, int64."""
 
 
 class Interval(NamedTuple):

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,32 +18,19 @@ def test_seeds_are_the_ones_that_recorded_runs_were_made_with() -> None:
     assert derive(0, "dense", "pretrain", 0) == 6961397214319100775
 
 
-def test_seeds_depend_on_every_name_and_on_their_order() -> None:
+def test_seeds_depend_on_every_name_and_on_their_order_and_fit_every_generator() -> None:
     names = [(0,), (1,), (0, "a"), (0, "b"), (0, "a", "b"), (0, "b", "a"), (0, "ab"), (0, "a", 1)]
-    assert len({derive(*name) for name in names}) == len(names)
-
-
-def test_names_do_not_run_into_each_other() -> None:
-    assert derive(1, "1") != derive(11)
-    assert derive(0, "ab", "c") != derive(0, "a", "bc")
-
-
-def test_seeds_fit_every_generator() -> None:
-    seeds = [derive(number, "x") for number in range(200)]
+    names += [(1, "1"), (11,), (0, "ab", "c"), (0, "a", "bc")]
+    seeds = {derive(*name) for name in names}
+    assert len(seeds) == len(names)
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert max(seeds) > 2**61
     torch.Generator().manual_seed(max(seeds))
-
-
-def test_seeds_do_not_depend_on_the_process() -> None:
-    code = "from robustprune.seeding import derive; print(derive(3, 'dense', 7))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(found.stdout) == derive(3, "dense", 7)
 
 
 def test_equal_names_draw_equally_and_others_otherwise() -> None:
     draws = []
     for names in (("a", 1), ("a", 1), ("a", 2)):
+        draw()
         with fork(0, *names) as seed:
             draws.append(draw())
             assert seed == derive(0, *names)
@@ -69,17 +54,3 @@ def test_the_generators_go_on_as_if_nothing_had_been_drawn() -> None:
     with pytest.raises(ZeroDivisionError), fork(0, "x"):
         _ = draw()[0] / 0
     assert draw() == expected
-
-
-def test_what_is_drawn_inside_does_not_depend_on_what_was_drawn_before() -> None:
-    with fork(0, "x"):
-        first = draw()
-    draw()
-    with fork(0, "x"):
-        assert draw() == first
-
-
-def test_importing_seeding_imports_no_torch() -> None:
-    code = "import sys, robustprune.seeding; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"

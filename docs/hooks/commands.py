@@ -9,7 +9,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from pages import add, cell, code, table
 
-from robustprune.cli.parser import parser
+from robustprune.cli.main import parser
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -47,7 +47,7 @@ def _rows(command: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 def _written(action: argparse.Action) -> str:
-    """``--seed N``, ``--format {dense,packed,onnx}``, or a positional's name."""
+    """``--seed N``, ``--format {a,b}``, or a positional's name."""
     if not action.option_strings:
         return action.dest
     values = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else None

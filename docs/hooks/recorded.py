@@ -24,7 +24,9 @@ _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)#]+)\)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     for source, page in _DOCUMENTS.items():
-        add(files, config, page, (ROOT / source).read_text(encoding="utf-8"))
+        text = (ROOT / source).read_text(encoding="utf-8")
+        text = text.replace("](docs/", "](").replace("](benchmarks/results/", "](results/")
+        add(files, config, page, text)
     tables = sorted(RESULTS.rglob("*.md"))
     for path in tables:
         more = _contents(tables) if path == RESULTS / "README.md" else ""

@@ -14,9 +14,9 @@ from mkdocs.structure.files import Files
 from pages import add, cell, code, prose, table
 
 from robustprune.cli.options import Option, options
+from robustprune.components import Part
 from robustprune.families import FAMILIES, family
 from robustprune.models import BACKBONES
-from robustprune.parts import Part
 from robustprune.recipe import Recipe
 
 _COLUMNS = ("option", "type", "default", "meaning")
@@ -51,7 +51,7 @@ def models_page() -> str:
             code(name),
             cell(backbone.summary),
             f"{backbone.smallest}×{backbone.smallest}",
-            _source_file(f"robustprune.models.{backbone.module}"),
+            _source_file("robustprune.models.architectures"),
         )
         for name, backbone in sorted(BACKBONES.items())
     ]

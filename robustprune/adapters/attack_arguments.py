@@ -1,23 +1,21 @@
-"""Which arguments the attacks of the torchattacks library have, and what they may be.
-
-Nothing here needs torch until an attack is asked for by name.
-"""
+"""Arguments of torchattacks' attacks (3.5.1): which there are, what they may be, what fits them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from robustprune.adapters.library import load
+from robustprune.adapters import load
 from robustprune.errors import UsageError, nearest
 from robustprune.radii import check_radius, check_reach, default_step
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 """The library's names of our norms."""
 MOST_CLASSES = 10
-"""What to state as ``n_classes`` at most. It only sets the number of target classes, one fewer;
+"""The most to state as ``n_classes``. It only sets the number of target classes, one fewer;
 the official AutoAttack has 9 of them however many classes there are."""
 COUNTS = (
     *("steps", "num_iter_set", "nb_iter", "max_iterations", "n_queries", "n_restarts", "restarts"),
@@ -27,11 +25,25 @@ COUNTS = (
 ONE_BY_ONE = ("DeepFool", "JSMA", "OnePixel", "Pixle", "SparseFool")
 """Attacks that take the images of a batch one after the other, some for a minute each."""
 AUTOATTACK_STEPS = 10
-"""Of each APGD and FAB run in the library's AutoAttack, which has no argument for it."""
+"""Steps of each APGD and FAB run in the library's AutoAttack, which has no argument for it."""
+
+_NO_ATTACKS = {
+    "MultiAttack": "is no attack of its own: it tries others one after the other. Name each as an "
+    "evaluator with a label; images.parquet says of every image which of them it withstands",
+    "LGV": "attacks other networks by way of this one, after having trained copies of it on the "
+    "training images, which evaluators do not get. Use an attack on the network itself, e.g. BIM",
+}
+_L2 = ("PGDL2", "PGDRSL2")  # the others with a radius and without a norm are ℓ∞ attacks
+_NOISE = {"GN": ("std",), "PGDRS": ("noise_sd",), "PGDRSL2": ("noise_sd",)}
+_LEAST_ITERATIONS = 10  # of an attack that looks at every tenth part of them
+_CLASSES = {"APGDT": 4, "AutoAttack": 4}  # logits that a loss ranks; AutoAttack runs APGDT
+_COLOUR = ("PIFGSM", "PIFGSMPP", "TIFGSM")  # their convolutions have three groups
+_ALWAYS_FIT = 25  # pixels a side of images that Square's grid and windows fit into
+_SQUARE = ("DIFGSM", "Pixle", "TIFGSM")  # they pad to width x width, or take columns for rows
 
 
 class Traits(NamedTuple):
-    """What kind of attack it is.
+    """The kind that an attack is of.
 
     Attributes:
         radius: the argument that bounds its perturbations, if any does.
@@ -49,18 +61,17 @@ class Traits(NamedTuple):
 
 
 def traits(attack: str) -> Traits:
-    """What kind of attack ``attack`` is.
+    """The kind that ``attack`` is of.
 
     Raises:
         UsageError: there is no such attack.
     """
-    radius = next((name for name in _RADII if takes_argument(attack, name)), None)
-    one_norm = radius is not None and not takes_argument(attack, "norm")
-    norm = ("l2" if attack in _L2 else "linf") if one_norm else None
-    pairs = _STEPS if radius else ()
-    step, steps = next((pair for pair in pairs if takes_argument(attack, pair[0])), (None, None))
-    if steps is not None and not takes_argument(attack, steps):
-        steps = None
+    known = defaults(attack)
+    radius = next((name for name in ("eps", "max_epsilon") if name in known), None)
+    norm = ("l2" if attack in _L2 else "linf") if radius and "norm" not in known else None
+    pairs = (("alpha", "steps"), ("lr", "nb_iter")) if radius else ()  # SPSA's are Adam's
+    step, steps = next((pair for pair in pairs if pair[0] in known), (None, None))
+    steps = steps if steps in known else None
     return Traits(radius, norm, radius is None or attack == "FAB", step, steps)
 
 
@@ -77,7 +88,7 @@ def attack_names() -> list[str]:
 
 
 def takes_argument(attack: str, argument: str) -> bool:
-    """Whether an attack's constructor has an argument of this name."""
+    """True if an attack's constructor has an argument of this name."""
     return argument in defaults(attack)
 
 
@@ -112,8 +123,8 @@ def check_lengths(attack: str, arguments: Mapping[str, Any], *, norm: str) -> No
     Raises:
         ValueError: names the argument.
     """
-    found = traits(attack)
-    lengths = {name: norm for name in (found.radius, found.step) if name is not None}
+    kind = traits(attack)
+    lengths = {name: norm for name in (kind.radius, kind.step) if name is not None}
     lengths |= dict.fromkeys(_NOISE.get(attack, ()), "linf")
     for argument in lengths.keys() & arguments.keys():
         value = arguments[argument]
@@ -131,16 +142,16 @@ def with_step(attack: str, arguments: Mapping[str, Any], *, eps: float) -> dict[
     Raises:
         ValueError: the length that is given does not lead from the ball's middle to its edge.
     """
-    found = traits(attack)
-    if found.step is None:
+    kind = traits(attack)
+    if kind.step is None:
         return dict(arguments)
-    steps = {**defaults(attack), **arguments}[found.steps] if found.steps else 1
-    if found.step not in arguments:
-        return {**arguments, found.step: default_step(eps, steps)}
+    steps = {**defaults(attack), **arguments}[kind.steps] if kind.steps else 1
+    if kind.step not in arguments:
+        return {**arguments, kind.step: default_step(eps, steps)}
     try:
-        check_reach(arguments[found.step], eps=eps, steps=steps)
+        check_reach(arguments[kind.step], eps=eps, steps=steps)
     except ValueError as error:
-        raise ValueError(f"args: {found.step}: {error}") from None
+        raise ValueError(f"args: {kind.step}: {error}") from None
     return dict(arguments)
 
 
@@ -154,24 +165,71 @@ def defaults(attack: str) -> Mapping[str, Any]:
     names = attack_names()
     if attack not in names:
         same = [name for name in (*names, *_NO_ATTACKS) if name.lower() == attack.lower()]
-        if same and (why := _NO_ATTACKS.get(same[0])):
-            raise UsageError(f"torchattacks.{same[0]} {why}.")
+        if same and same[0] in _NO_ATTACKS:
+            raise UsageError(f"torchattacks.{same[0]} {_NO_ATTACKS[same[0]]}.")
         hint = f" Did you mean '{same[0]}'?" if same else nearest(attack, names)
         raise UsageError(f"torchattacks has no attack '{attack}'.{hint}")
     constructor = getattr(load("torchattacks"), attack).__init__
     parameters = inspect.signature(constructor).parameters
-    return {name: p.default for name, p in parameters.items() if name not in _OWN}
+    return {name: p.default for name, p in parameters.items() if name not in ("self", "model")}
 
 
-_NO_ATTACKS = {
-    "MultiAttack": "is no attack of its own: it tries others one after the other. Name each as an "
-    "evaluator with a label; images.parquet says of every image which of them it withstands",
-    "LGV": "attacks other networks by way of this one, after having trained copies of it on the "
-    "training images, which evaluators do not get. Use an attack on the network itself, e.g. BIM",
-}
-_OWN = ("self", "model")
-_RADII = ("eps", "max_epsilon")
-_L2 = ("PGDL2", "PGDRSL2")  # the others with a radius and without a norm are ℓ∞ attacks
-_STEPS = (("alpha", "steps"), ("lr", "nb_iter"))  # by what they are called; SPSA's are Adam's
-_NOISE = {"GN": ("std",), "PGDRS": ("noise_sd",), "PGDRSL2": ("noise_sd",)}
-_LEAST_ITERATIONS = 10  # of an attack that looks at every tenth part of them
+def check_fits(
+    attack: str,
+    *,
+    shape: Sequence[int],
+    classes: int,
+    arguments: Mapping[str, Any],
+    evaluator: str,
+) -> None:
+    """Make sure that an attack can do with a network and its images.
+
+    Args:
+        attack: the class's name in torchattacks.
+        shape: of an image: channels, height, width.
+        classes: number of the network's logits.
+        arguments: the attack's own.
+        evaluator: named in the message.
+
+    Raises:
+        UsageError: it cannot; says what it needs.
+    """
+    channels, height, width = shape
+    ranks_three = arguments.get("loss") == "dlr" or arguments.get("version") == "rand"
+    least = 3 if ranks_three else _CLASSES.get(attack, 2)
+    size = f"these have {height} × {width} pixels"
+    if classes < least:
+        what, have = f"a network with at least {least} classes", f"this one has {classes}"
+    elif attack in _COLOUR and channels != 3:
+        what, have = "images of 3 channels", f"these have {channels}"
+    elif attack in _SQUARE and height != width:
+        what, have = "images as high as wide", size
+    elif not _squares_fit(attack, height, width, arguments):
+        sides = [n for n in range(_ALWAYS_FIT) if _squares_fit(attack, n, n, arguments)]
+        fitting = f"{', '.join(map(str, sides))} or at least {_ALWAYS_FIT} pixels a side"
+        what = f"images that its squares fit into in l2, such as square ones of {fitting}"
+        have = size
+    else:
+        return
+    named = "".join(
+        f" with {key} {arguments[key]}" for key in ("loss", "version") if arguments.get(key)
+    )
+    raise UsageError(
+        f"evaluator '{evaluator}': torchattacks.{attack}{named} needs {what}; {have}. Use another "
+        "attack, e.g. {name: pgd} with several restarts."
+    )
+
+
+def _squares_fit(attack: str, height: int, width: int, arguments: Mapping[str, Any]) -> bool:
+    """True unless Square's first grid in ℓ2, or its first window, does not lie in the image."""
+    grid = attack == "Square" or (attack == "AutoAttack" and arguments.get("version") != "rand")
+    if not grid or arguments.get("norm") != "L2":
+        return True
+    side = height // 5
+    if side == 0:
+        return False
+    first = (height - 5 * side) // 2
+    window = max(round(math.sqrt(arguments.get("p_init", 0.8) * height * width)), 3)
+    window += 1 - window % 2
+    fits = side == 1 or all(first + side * (n // side) <= n for n in (height, width))
+    return fits and window <= min(height, width)

@@ -17,7 +17,11 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from robustprune.adapters.library import load
+import numpy as np
+import torch
+from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
+
+from robustprune.adapters import load
 
 DEEP = 20_000
 """Calls within each other that the library may make."""
@@ -35,17 +39,13 @@ def lirpa() -> ModuleType:
     old = _is_old()
     if old:
         _put_back_names()
-    with (  # it changes the process's filters and recursion limit
-        warnings.catch_warnings(record=True),
-        recursion(),
-        _quiet("torch.utils.cpp_extension"),
-    ):
+    # torch's warning that there is no GPU, and what our errors say themselves
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with warnings.catch_warnings(record=True), recursion():  # it changes the process's filters
         library = load("auto_LiRPA")
-    logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # our errors say what it logs
+    logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)
     if old:
         library.BoundedModule._named_members = _named_members(library.BoundedModule)
-        curves = importlib.import_module("auto_LiRPA.operators.activation").BoundTanh
-        curves.precompute_relaxation = _once(curves.precompute_relaxation)
     base = importlib.import_module("auto_LiRPA.operators.base").Bound
     if hasattr(base, "get_bias"):
         base.get_bias = _get_bias(base.get_bias)
@@ -67,17 +67,6 @@ def recursion() -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Mute a logger: torch's of that name says that there is no GPU, which is no news here."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
 def _is_old() -> bool:
     try:
         return metadata.version("auto-LiRPA").startswith("0.3")
@@ -86,8 +75,11 @@ def _is_old() -> bool:
 
 
 def _put_back_names() -> None:
-    import numpy as np
-    import torch
+    def set_opset_version(version: int) -> None:
+        GLOBALS.export_onnx_opset_version = version
+
+    def attribute(node: Any, key: str) -> Any:
+        return getattr(node, node.kindOf(key))(key)  # the accessor of its kind: i, fs, t, …
 
     if "numpy.lib.arraysetops" not in sys.modules:
         module = ModuleType("numpy.lib.arraysetops")
@@ -96,36 +88,10 @@ def _put_back_names() -> None:
     # not `from torch.onnx import …`, whose attribute of that name may be another module
     helper: Any = importlib.import_module("torch.onnx.symbolic_helper")
     if not hasattr(helper, "_set_opset_version"):
-        helper._set_opset_version = _set_opset_version
+        helper._set_opset_version = set_opset_version
     node: Any = torch._C.Node
     if not hasattr(node, "__getitem__"):
-        node.__getitem__ = _attribute
-
-
-def _set_opset_version(version: int) -> None:
-    from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
-
-    GLOBALS.export_onnx_opset_version = version
-
-
-def _attribute(node: Any, key: str) -> Any:
-    """A traced node's attribute, by the accessor of its kind (``i``, ``fs``, ``t``, …)."""
-    return getattr(node, node.kindOf(key))(key)
-
-
-def _once(original: Any) -> Any:
-    """Its search for the tangents of an S-curve, which every layer would repeat; 0.2 s each."""
-    tables: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def precompute_relaxation(self: Any, name: str, *functions: Any) -> None:
-        key = name, str(self.device)
-        if key not in tables:
-            before = set(vars(self))
-            original(self, name, *functions)
-            tables[key] = {k: v for k, v in vars(self).items() if k not in before}
-        vars(self).update(tables[key])
-
-    return precompute_relaxation
+        node.__getitem__ = attribute
 
 
 def _get_bias(original: Any) -> Any:

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.adapters.lirpa_library import lirpa
-from robustprune.adapters.rules import RULES, Domain, equal_sides, is_leaf, kind_of, reason
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from robustprune.adapters.rules import FAR, RULES, equal_sides, is_leaf, kind_of, reason
+from robustprune.adapters.unbounded import RefusedError, is_memory
+from robustprune.errors import first_line
 
 AS_PATCHES = {
     *("Input", "Conv", "BatchNormalization", "Relu", "Linear", "Add"),
     *("Flatten", "Reshape", "ReduceMean", "AveragePool", "GlobalAveragePool"),
 }
 """Right in linear bounds also where convolutions are propagated as patches."""
-
-
-class RefusedError(NotImplementedError):
-    """Bounds of an operator that may be none.
-
-    Attributes:
-        layer: the path of the layer that calls the operator; empty for the network itself.
-        images: which images of a batch it is about, boolean; None if it is about all.
-    """
-
-    def __init__(self, node: Any, why: str, images: Tensor | None = None) -> None:
-        super().__init__(why)
-        self.layer, self.images = _layer_of(node), images
 
 
 def graph_of(network: nn.Module, image: Tensor) -> Any:
@@ -69,7 +57,7 @@ def refuse_wrong(graph: Any, *, bound: str) -> None:
         if not why and node.output_shape[:1] != images.output_shape[:1]:
             why = "it moves the axis of the images"
         if why:
-            raise RefusedError(node, why)
+            raise RefusedError(node.name, why)
 
 
 def _prepare(network: nn.Module) -> None:
@@ -77,9 +65,6 @@ def _prepare(network: nn.Module) -> None:
 
     Otherwise the graph has constants and products of matrices, of which it bounds few.
     """
-    from torch import nn
-    from torch.nn.modules.batchnorm import _NormBase
-
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module.register_buffer(name, buffer)
@@ -94,21 +79,18 @@ def _prepare(network: nn.Module) -> None:
 
 
 def _graph(network: nn.Module, image: Tensor, mode: str) -> Any:
-    from torch import nn
-
-    with _named_layers(network):
-        graph = lirpa().BoundedModule(
-            network,
-            image,
-            bound_opts={
-                "conv_mode": mode,
-                "minimum_sparsity": 1.0,  # version 0.3 fails below the unstable share
-            },
-            device=image.device,
-        )
+    options = {"conv_mode": mode, "minimum_sparsity": 1.0}  # 0.3 fails below the unstable share
+    try:
+        with _named_layers(network):
+            graph = lirpa().BoundedModule(network, image, bound_opts=options, device=image.device)
+    except Exception as error:
+        if is_memory(error):
+            raise
+        raise _located(error) from error
     # it takes the type of new tensors from its first parameter, and may be left with none
     graph._parameters["dtype"] = nn.Parameter(image.new_empty(0), requires_grad=False)
-    _find_of_the_image(graph)
+    for node in graph._modules.values():
+        _depends(node)
     return graph
 
 
@@ -124,25 +106,27 @@ def _named_layers(network: nn.Module) -> Iterator[None]:
         trace._trace_module_map = before
 
 
-def _layer_of(node: Any) -> str:
-    """A node's name is ``outer/outer.inner/17``, and may be followed by what it was split into."""
-    layers: str = node.name.split("/split/")[0].rpartition("/")[0]
-    return layers.rpartition("/")[2]
+def _located(error: Exception) -> RefusedError:
+    """The error with the operator that the library stopped at, if it did; its own names none."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_name != "_convert_nodes":
+        frame = frame.tb_next
+    seen: dict[str, Any] = {} if frame is None else frame.tb_frame.f_locals
+    number = seen.get("n")
+    node: Any = seen["nodesOP"][number] if isinstance(number, int) else None
+    node = next(iter(seen.get("unsupported_ops", [])), node)
+    if not hasattr(node, "op"):
+        return RefusedError("", first_line(error))
+    kind = node.op.rpartition(":")[2]
+    return RefusedError(node.name, f"it cannot take {kind}: {first_line(error)}")
 
 
-def _find_of_the_image(graph: Any) -> None:
-    """Note for each node whether its value depends on the image; the library counts buffers in."""
-
-    def depends(node: Any) -> bool:
-        if not hasattr(node, "of_image"):
-            shape = kind_of(node) == "Shape"
-            node.of_image = kind_of(node) == "Input" or (
-                not shape and any(list(map(depends, node.inputs)))
-            )
-        return bool(node.of_image)
-
-    for node in graph._modules.values():
-        depends(node)
+def _depends(node: Any) -> bool:
+    """Note whether a node's value depends on the image; the library counts buffers in."""
+    if not hasattr(node, "of_image"):
+        below = any(map(_depends, node.inputs))
+        node.of_image = kind_of(node) == "Input" or (kind_of(node) != "Shape" and below)
+    return bool(node.of_image)
 
 
 def of_the_image(graph: Any) -> list[Any]:
@@ -153,22 +137,19 @@ def of_the_image(graph: Any) -> list[Any]:
 def _make_right(graph: Any) -> None:
     """Put right what the library gets wrong and is easily had, and guard what it gets wrong."""
     for node in graph._modules.values():
+        kind = kind_of(node)
         if not node.of_image and not is_leaf(node):
             node.interval_propagate = _value_of(node)
-        if not node.of_image or kind_of(node) not in RULES:
+        if not node.of_image or kind not in RULES:
             continue
-        if kind_of(node) == "AveragePool":
+        if kind == "AveragePool":
             node.bound_backward = _of_contiguous(node.bound_backward)
-        if kind_of(node) == "Div":
+        if kind == "Div":
             node.interval_propagate = _quotients
-        if kind_of(node) == "Reciprocal":  # its own makes float32 of everything
-            node.interval_propagate = lambda below: (1 / below[1], 1 / below[0])
-        if kind_of(node) == "Pow":
-            node.bound_backward = _with_exponent(graph, node)
-        if kind_of(node) in MAPS and not all(operand.of_image for operand in node.inputs):
+        if kind in MAPS and not all(operand.of_image for operand in node.inputs):
             _make_affine(graph, node)
-        if (domain := RULES[kind_of(node)].domain) is not None:
-            _guard(graph, node, domain)
+        if RULES[kind].near:
+            node.bound_backward = _near(node)
 
 
 def _value_of(node: Any) -> Callable[..., Any]:
@@ -182,7 +163,7 @@ def _value_of(node: Any) -> Callable[..., Any]:
 
 
 def _quotients(above: Any, below: Any) -> tuple[Tensor, Tensor]:
-    """The interval of a quotient by what is not 0; the library's is for positive numbers."""
+    """The interval of a quotient; the library's is for positive denominators."""
     ends = torch.stack([a / b for a in above for b in below])
     return ends.amin(0), ends.amax(0)
 
@@ -191,7 +172,7 @@ MAPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "Add": (lambda k: (1, k), lambda k: (1, k)),
     "Sub": (lambda k: (1, -k), lambda k: (-1, k)),
     "Mul": (lambda k: (k, 0), lambda k: (k, 0)),
-    "Div": (lambda k: (1 / k, 0), lambda k: (0, 0)),  # the second is refused
+    "Div": (lambda k: (1 / k, 0), lambda k: (0, 0)),  # constants above are refused
 }
 """Factor and offset of an operator with a constant k, which stands second, or first."""
 
@@ -224,7 +205,6 @@ def _summed(coefficients: Tensor, operand: Any) -> Tensor:
 
 def _of_contiguous(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Average pooling's own fails for coefficients in any other layout."""
-    from torch import Tensor
 
     def bound_backward(*coefficients: Any, **options: Any) -> Any:
         plain = (c.contiguous() if isinstance(c, Tensor) else c for c in coefficients)
@@ -233,61 +213,22 @@ def _of_contiguous(backward: Callable[..., Any]) -> Callable[..., Any]:
     return bound_backward
 
 
-def _with_exponent(graph: Any, node: Any) -> Callable[..., Any]:
-    """Powers look for the exponent where the library has put it in some kinds of bounds only."""
-    backward, exponent = node.bound_backward, node.inputs[1]
+def _near(node: Any) -> Callable[..., Any]:
+    """A node's linear bounds, asked for the interval that they rest on whenever they are taken."""
+    backward, operand = node.bound_backward, node.inputs[0]
 
     def bound_backward(*arguments: Any, **options: Any) -> Any:
-        exponent.lower = graph.get_forward_value(exponent)
+        far = ~((operand.lower >= -FAR) & (operand.upper <= FAR)).flatten(1).all(1)
+        if bool(far.any()):
+            words = f"in all of the ball it needs values from {-FAR:g} to {FAR:g}"
+            raise RefusedError(node.name, words, far)
         return backward(*arguments, **options)
 
     return bound_backward
 
 
-def _guard(graph: Any, node: Any, domain: Domain) -> None:
-    """Ask for a domain whenever a node's bounds are computed, of the interval that they rest on."""
-    propagate, backward = node.interval_propagate, node.bound_backward
-    operand = node.inputs[domain.operand]
-
-    def interval_propagate(*operands: Any) -> Any:
-        _check_domain(node, domain, *operands[domain.operand])
-        return propagate(*operands)
-
-    def bound_backward(*arguments: Any, **options: Any) -> Any:
-        _tighten(graph, operand)
-        _check_domain(node, domain, operand.lower, operand.upper)
-        return backward(*arguments, **options)
-
-    if domain.asked(node, False):
-        node.interval_propagate = interval_propagate
-    if domain.asked(node, True):
-        node.bound_backward = bound_backward
-
-
-def _tighten(graph: Any, node: Any) -> None:
-    """Cut a node's interval with the one that follows from the intervals before it.
-
-    CROWN's alone reaches below 0 where a sum of ReLUs does not.
-    """
-    if is_leaf(node):
-        return
-    lower, upper = node.lower, node.upper
-    vars(node).pop("interval", None)
-    low, high = graph.IBP_general(node=node, delete_bounds_after_use=True)
-    node.lower, node.upper = torch.maximum(lower, low), torch.minimum(upper, high)
-    node.interval = node.lower, node.upper
-
-
-def _check_domain(node: Any, domain: Domain, lower: Tensor, upper: Tensor) -> None:
-    holds = domain.holds(lower, upper)
-    if bool(holds.all()):
-        return
-    images = ~holds.flatten(1).all(1) if node.inputs[domain.operand].of_image else None
-    raise RefusedError(node, f"in all of the ball it needs {domain.words}", images)
-
-
 def _is_plain(node: Any) -> bool:
-    """Whether an operator that goes as patches does so with these sizes: squares throughout."""
+    """True if an operator that goes as patches does so with these sizes: squares throughout."""
     kind = kind_of(node)
     if kind == "Add":
         return len(node.output_shape) == 4 and all(n.of_image for n in node.inputs)

@@ -1,4 +1,4 @@
-"""CERTIFY at one radius, which stops sampling an image as soon as the answer is settled.
+"""CERTIFY at one radius, which stops sampling an image as soon as the answer is clear.
 
 The question: is the smoothed classifier constantly ĉA within the ℓ2 radius r? Yes if
 pA > p_r = Φ(r/σ); at r = 0 that is CERTIFY's question whether to abstain. The class ĉA comes from
@@ -21,7 +21,7 @@ Were all n always drawn, that would be wrong with probability at most α₂; sto
 α₁ + α₂ = α, so by the union bound a yes is wrong with probability at most α.
 
 *No*, if the late test is unlikely to say yes: as stopping here never makes a yes, it costs no
-soundness, only power, and may rest on an approximation. See `Test.hopeless`.
+soundness, only power, and may rest on an approximation. See `RadiusTest.hopeless`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from math import log, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import bdtrc, betaincc, betaln, ndtr
+from torch import Tensor
 
 from robustprune.adapters.smoothing import ABSTAIN, Smoothed
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 EARLY = 0.5
 """α₁ / α. In simulations of mixed pA (n = 10,000, r/σ of 1 and 2) 0.1 took a tenth more samples,
@@ -45,8 +47,8 @@ FUTILITY = 0.01
 against pA ≥ p_r at the same level, took a fifth to three quarters more samples."""
 
 
-class Verdicts(NamedTuple):
-    """What became of b images, on the CPU.
+class Decisions(NamedTuple):
+    """The answers about b images, on the CPU.
 
     Attributes:
         prediction: ``(b,)``, int64: the class that is certified, or `ABSTAIN`. At r > 0 that says
@@ -62,8 +64,8 @@ class Verdicts(NamedTuple):
 
 def certify_at(
     smoothed: Smoothed, images: Tensor, *, radius: float, n0: int, n: int, alpha: float
-) -> Verdicts:
-    """Whether the smoothed classifier is constant within a radius of each image.
+) -> Decisions:
+    """Certify the images within a radius of which the smoothed classifier is constant.
 
     The samples are the first ones of `Smoothed.certify`.
 
@@ -75,20 +77,18 @@ def certify_at(
         n: samples that estimate its probability, at most.
         alpha: probability that an image is wrongly certified; in (0, 1).
     """
-    import torch
-
-    test = Test(radius / smoothed.sigma, n, alpha)
+    test = RadiusTest(radius / smoothed.sigma, n, alpha)
     selected = smoothed.select(images, n0)
-    settled = [
-        settle(test, (classes == cA_hat for classes in smoothed.rounds(image, "estimation")))
+    decided = [
+        decide(test, (classes == cA_hat for classes in smoothed.rounds(image, "estimation")))
         for image, cA_hat in zip(images, selected.tolist(), strict=True)
     ]
-    certified = torch.tensor([yes for yes, _ in settled], dtype=torch.bool)
-    samples = torch.tensor([n0 + m for _, m in settled], dtype=torch.int64)
-    return Verdicts(torch.where(certified, selected, ABSTAIN), certified, samples)
+    certified = torch.tensor([yes for yes, _ in decided], dtype=torch.bool)
+    samples = torch.tensor([n0 + m for _, m in decided], dtype=torch.int64)
+    return Decisions(torch.where(certified, selected, ABSTAIN), certified, samples)
 
 
-def settle(test: Test, rounds: Iterable[Tensor]) -> tuple[bool, int]:
+def decide(test: RadiusTest, rounds: Iterable[Tensor]) -> tuple[bool, int]:
     """The answer, and the number of samples that it took.
 
     Args:
@@ -110,7 +110,7 @@ def settle(test: Test, rounds: Iterable[Tensor]) -> tuple[bool, int]:
     return False, m
 
 
-class Test:
+class RadiusTest:
     """Is pA > p_r = Φ(z)?
 
     Args:
@@ -119,11 +119,7 @@ class Test:
         alpha: probability of a wrong yes; in (0, 1).
     """
 
-    __test__ = False  # or pytest takes it for one of its own
-
     def __init__(self, z: float, n: int, alpha: float) -> None:
-        from scipy.special import ndtr
-
         self.p, self.q = float(ndtr(z)), float(ndtr(-z))  # q = 1 − p, exact where p is nearly 1
         self.n = n
         self.alpha_early, self.alpha_late = EARLY * alpha, (1 - EARLY) * alpha
@@ -134,18 +130,15 @@ class Test:
 
         The bound of k reaches p_r where the probability of k successes or more at pA = p_r is α₂.
         """
-        from scipy.stats import binom  # type: ignore[attr-defined]
-
-        return int(binom.isf(self.alpha_late, self.n, self.p)) + 1
+        more = bdtrc(np.arange(self.n + 1), self.n, self.p)  # P(successes > 0), P(… > 1), …
+        return int(np.searchsorted(-more, -self.alpha_late)) + 1
 
     def early(self, k: int, m: int) -> bool:
-        """Whether E(k, m) has reached 1/α₁."""
+        """True if E(k, m) has reached 1/α₁."""
         return self.log_e_value(k, m) >= -log(self.alpha_early)
 
     def log_e_value(self, k: int, m: int) -> float:
-        """Of E(k, m), natural, from the regularised incomplete beta function; may be -inf."""
-        from scipy.special import betaincc, betaln
-
+        """The logarithm of E(k, m), from the regularised incomplete beta function; may be -inf."""
         a, b = k + 1, m - k + 1
         share = float(betaincc(a, b, self.p))  # of the beta density above p_r
         if share == 0:
@@ -153,14 +146,12 @@ class Test:
         return float(betaln(a, b)) + log(share) - k * log(self.p) - b * log(self.q)
 
     def hopeless(self, k: int, m: int) -> bool:
-        """Whether the late test will say yes with a probability below `FUTILITY`.
+        """True if the late test will say yes with a probability below `FUTILITY`.
 
         That is the predictive probability under a uniform prior of pA, with a normal in place of
         the beta-binomial distribution. It is a martingale there, so of the images given up at most
         about that share would have been certified with all n samples.
         """
-        from scipy.special import ndtr
-
         left = self.n - m
         if k + left < self.needed:
             return True

@@ -1,4 +1,4 @@
-"""Randomized smoothing: PREDICT and CERTIFY of Cohen, Rosenfeld, Kolter 2019 (arXiv 1902.02918).
+"""Randomized smoothing: CERTIFY of Cohen, Rosenfeld, Kolter 2019 (arXiv 1902.02918).
 
 The smoothed classifier g(x) is the class that the base classifier f gives most often to
 x + N(0, σ²I). If f gives it with probability pA > 1/2, g is constant in the open ℓ2 ball of radius
@@ -14,15 +14,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from robustprune.modes import eval_mode
+import torch
+from scipy.special import betaincinv, ndtri  # ndtri is Φ⁻¹
+from torch import Tensor, nn
+
+from robustprune.adapters.torchattacks import logits
 from robustprune.seeding import derive
+from robustprune.train_mode import eval_mode
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    Purpose = Literal["prediction", "selection", "estimation"]
+Purpose = Literal["selection", "estimation"]
 
 ABSTAIN = -1
 """In place of a class: too close to call."""
@@ -35,7 +37,7 @@ and then an image's certificate would depend on its company. Larger rounds were 
 
 
 class Certificates(NamedTuple):
-    """What CERTIFY says of b images, on the CPU.
+    """The answers of CERTIFY about b images, on the CPU.
 
     Attributes:
         prediction: ``(b,)``, int64: the class of g, or `ABSTAIN`.
@@ -50,8 +52,8 @@ class Certificates(NamedTuple):
 class Smoothed:
     """A smoothed classifier g.
 
-    The noise of an image is drawn on the CPU, from ``seed`` and the image's content. So what is
-    found does not depend on the batch, the order, the number of processes or the place in the data
+    The noise of an image is drawn on the CPU, from ``seed`` and the image's content. So results
+    do not depend on the batch, the order, the number of processes or the place in the data
     set, and networks are compared under the same noise. Equal images share theirs, which harms
     nothing: a certificate is about one image.
 
@@ -80,9 +82,6 @@ class Smoothed:
             n: samples that estimate its probability, independent of the former.
             alpha: probability that an image's radius is too large; in (0, 1).
         """
-        import torch
-        from scipy.special import ndtri  # Φ⁻¹
-
         cA_hat = self.select(images, n0)
         counts = self.sample_under_noise(images, n, "estimation")
         nA = counts.gather(1, cA_hat[:, None])[:, 0]
@@ -91,28 +90,12 @@ class Smoothed:
         sure = pA_lower > 0.5
         return Certificates(torch.where(sure, cA_hat, ABSTAIN), torch.where(sure, radius, 0.0))
 
-    def predict(self, images: Tensor, *, n: int, alpha: float) -> Tensor:
-        """PREDICT: the class of g, or `ABSTAIN`, as int64 ``(b,)`` on the CPU. Sec. 3.2.1.
-
-        Args:
-            images: ``(b, channels, height, width)`` in [0, 1].
-            n: samples.
-            alpha: probability that a class other than that of g is returned; in (0, 1).
-        """
-        import torch
-
-        counts = self.sample_under_noise(images, n, "prediction")
-        (nA, nB), (cA_hat, _) = (top.T for top in counts.topk(2))
-        p_values = [_coin_flip_p_value(a, b) for a, b in zip(nA.tolist(), nB.tolist(), strict=True)]
-        sure = torch.tensor(p_values) <= alpha
-        return torch.where(sure & (cA_hat < self.num_classes), cA_hat, ABSTAIN)
-
     def select(self, images: Tensor, n0: int) -> Tensor:
         """ĉA: the class seen most often in ``n0`` samples; int64 ``(b,)`` on the CPU."""
         return self.sample_under_noise(images, n0, "selection")[:, :-1].argmax(1)
 
     def sample_under_noise(self, images: Tensor, num: int, purpose: Purpose) -> Tensor:
-        """How often f gives each class to each image under noise.
+        """Count how often f gives each class to each image under noise.
 
         Args:
             images: ``(b, channels, height, width)`` in [0, 1].
@@ -123,7 +106,6 @@ class Smoothed:
             Counts ``(b, num_classes + 1)``, int64, on the CPU. The last column counts the samples
             that have no class.
         """
-        import torch
 
         def counts(image: Tensor) -> Tensor:
             rounds = islice(self.rounds(image, purpose), -(-num // ROUND))
@@ -137,8 +119,6 @@ class Smoothed:
         A sample has no class, which is written ``num_classes``, if any of its logits is NaN or
         infinite: argmax would make a class of that.
         """
-        import torch
-
         content = image.detach().cpu().float().contiguous().numpy().tobytes()
         digest = hashlib.sha256(content).hexdigest()
         generator = torch.Generator().manual_seed(derive(self.seed, purpose, digest))
@@ -148,10 +128,6 @@ class Smoothed:
             yield self._classes(image + noise.to(image))
 
     def _classes(self, noisy: Tensor) -> Tensor:
-        import torch
-
-        from robustprune.adapters.torchattacks import logits
-
         with torch.no_grad(), eval_mode(self.base_classifier):
             found = logits(self.base_classifier, noisy)
             finite = found.isfinite().all(1)
@@ -161,8 +137,8 @@ class Smoothed:
 def lower_confidence_bound(nA: Tensor, n: int, alpha: float) -> Tensor:  # noqa: N803
     """The one-sided Clopper–Pearson bound: above pA with probability at most alpha.
 
-    It is a quantile of the beta distribution, for all images at once; `scipy.stats.binomtest`
-    gives the same for one.
+    It is the quantile at alpha of Beta(nA, n − nA + 1), for all images at once;
+    `scipy.stats.binomtest` gives the same for one.
 
     Args:
         nA: ``(b,)``, int64, on the CPU: successes.
@@ -172,16 +148,6 @@ def lower_confidence_bound(nA: Tensor, n: int, alpha: float) -> Tensor:  # noqa:
     Returns:
         ``(b,)``, float64.
     """
-    import torch
-    from scipy.stats import beta  # type: ignore[attr-defined]
-
     k = nA.numpy()
-    bound = torch.from_numpy(beta.ppf(alpha, k.clip(1), n - k + 1))
+    bound = torch.from_numpy(betaincinv(k.clip(1), n - k + 1, alpha))
     return torch.where(nA > 0, bound, 0.0)
-
-
-def _coin_flip_p_value(a: int, b: int) -> float:
-    """Two-sided, of a fair coin that fell a times on one side and b times on the other."""
-    from scipy.stats import binomtest  # type: ignore[attr-defined]
-
-    return float(binomtest(a, a + b).pvalue) if a + b else 1.0

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from robustprune.adapters import load
 from robustprune.adapters.attack_arguments import MOST_CLASSES, NORMS, check_arguments
-from robustprune.adapters.library import load
 from robustprune.adapters.unbounded import is_memory
 from robustprune.errors import UsageError, first_line
-from robustprune.modes import eval_mode
+from robustprune.train_mode import eval_mode
 
 
 def perturb(
@@ -71,7 +71,7 @@ def autoattack(
     num_classes: int,
     seed: int,
 ) -> Tensor:
-    """What the library's AutoAttack makes of images, with a number of steps of our choice.
+    """The images that the library's AutoAttack makes, with a number of steps of our choice.
 
     The library fixes it at 10, the official implementation at 100 (Croce, Hein 2020, Sec. 5).
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustprune.arithmetic import written
-from robustprune.artifacts.exports import Export
+from robustprune.artifacts.backends import Backend
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights, left_dense
-from robustprune.artifacts.surgery import described_cuts
+from robustprune.artifacts.surgery import describe_cuts
 from robustprune.families import metric_of
 from robustprune.files import write_text
 
-_CERTIFICATES = ("ibp", "crown_ibp", "crown", "alpha_crown", "verified")
-_ATTACKS = ("pgd", "autoattack", "torchattacks")
+_CERTIFICATES = {"ibp", "crown_ibp", "crown", "alpha_crown", "verified"}
+_ATTACKS = {"pgd", "autoattack", "torchattacks"}
 
 
 def card_path(export: Path) -> Path:
@@ -23,39 +23,38 @@ def card_path(export: Path) -> Path:
     return export.with_name(f"{export.name}.md")
 
 
-def write_card(saved: SavedModel, export: Export) -> None:
-    """Write the card of an export beside it, from what the network's own file says."""
-    write_text(card_path(export.path), "\n".join(_lines(saved, export)) + "\n")
-
-
-def _lines(saved: SavedModel, export: Export) -> Iterator[str]:
+def write_card(saved: SavedModel, path: Path, backend: Backend, notes: Sequence[str]) -> None:
+    """Write the card of an exported file beside it; ``notes`` are what `Backend.export` gave."""
     about = saved.metadata
-    yield f"# {about.get('recipe', about['model']['name'])}: {about.get('network', 'network')}"
-    yield from ("", f"`{export.path.name}`, {export.bytes:,} bytes, format {export.format}.")
-    yield from export.notes
-    yield from ("", "## Network", "", *_network(saved, export))
-    yield from ("", "## Training", "", *_training(about))
-    yield from ("", "## Measured", "", *_measured(about))
-    yield from ("", "## Not claimed", "", *_limits(about))
-    yield from ("", "## Loading", "", *_loading(export))
+    size = f"{path.stat().st_size:,} bytes, format {backend.registered_name}"
+    lines = [
+        f"# {about.get('recipe', about['model']['name'])}: {about.get('network', 'network')}",
+        *("", f"`{path.name}`, {size}.", *notes),
+        *("", "## Network", "", *_network(saved)),
+        *("", "## Training", "", *_training(about)),
+        *("", "## Measured", "", *_measured(about)),
+        *("", "## Not claimed", "", *_limits(about)),
+    ]
+    if code := backend.loading(saved, path):
+        lines += ["", "## Loading", "", "```python", code, "```"]
+    write_text(card_path(path), "\n".join(lines) + "\n")
 
 
-def _network(saved: SavedModel, export: Export) -> Iterator[str]:
-    model = export.model
-    layers = kept_weights(saved)
+def _network(saved: SavedModel) -> Iterator[str]:
+    about, layers = saved.metadata, kept_weights(saved)
     kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
-    yield f"- Architecture: {_options(model)}"
-    if cuts := described_cuts(saved.metadata):
+    yield f"- Architecture: {_options(about['model'])}"
+    if cuts := describe_cuts(about):
         yield f"- Cut for good, after which the rest stands: {cuts}."
     yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
-    if classes := saved.metadata.get("classes"):
+    if classes := about.get("classes"):
         names = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
         yield f"- Classes in the order of its outputs, {len(classes):,}: {names}."
     density = kept / max(total, 1)
     yield f"- Weights kept: {kept:,} of {total:,} prunable ones, density {density:.4g}."
     if dense := left_dense(saved):
         yield f"- Layers left dense: {', '.join(dense)}."
-    if saved.metadata.get("values") == "fp16":
+    if about.get("values") == "fp16":
         yield "- Its weights were rounded to half precision after what is said below was measured."
     yield (
         f"- Size: {dense_bytes(saved):,} bytes as dense tensors; what is kept and where takes "
@@ -64,19 +63,17 @@ def _network(saved: SavedModel, export: Export) -> Iterator[str]:
 
 
 def _training(about: Mapping[str, Any]) -> Iterator[str]:
-    for label, key in (("Data", "data"), ("Objective", "objective"), ("Pruner", "pruner")):
-        if about.get(key):
-            yield f"- {label}: {_options(about[key])}"
+    labels = {"imported": "Imported from", "weights": "Started from"}
+    for key in ("data", "objective", "pruner", *labels):
+        if found := about.get(key):
+            told = _options(found) if isinstance(found, Mapping) else found
+            yield f"- {labels.get(key, key.capitalize())}: {told}"
     if about.get("turnover") is not None:
         yield f"- Turnover: {about['turnover']:.3f} of the kept weights were chosen by learning."
-    for label, key in (("Imported from", "imported"), ("Started from", "weights")):
-        found = about.get(key)
-        if found:
-            yield f"- {label}: {_options(found) if isinstance(found, Mapping) else found}"
-    if about.get("imported", {}).get("best_prec1") is not None:
+    if "best_prec1" in about.get("imported", {}):
         yield "  (`best_prec1` is what that file says of itself; it was not measured here.)"
     if "max_steps" in about:
-        yield f"- **Training was cut at {about['max_steps']} steps a stage.**"
+        yield f"- **Training was cut at {about['max_steps']} steps per stage.**"
     if about.get("seed") is not None:
         yield f"- Seed {about['seed']}; versions: {_options(about.get('versions') or {})}"
     if not any(about.get(key) for key in ("objective", "imported", "weights")):
@@ -93,37 +90,23 @@ def _measured(about: Mapping[str, Any]) -> Iterator[str]:
     yield "On the first test images of the dataset, by the evaluators of its recipe:"
     yield from ("", "| metric | value | 95 % interval | images | how |", "|---|---:|---|---:|---|")
     for name in names:
-        interval = metrics.get(f"{name}_interval")
-        low_high = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        interval = " to ".join(f"{end:.3f}" for end in metrics.get(f"{name}_interval") or [])
         how = _options(evaluators.get(name) or {})
-        yield f"| {name} | {metrics[name]:.4g} | {low_high} | {metrics[f'{name}_n']} | {how} |"
+        yield f"| {name} | {metrics[name]:.4g} | {interval} | {metrics[f'{name}_n']} | {how} |"
     if about.get("alarms"):
         yield from ("", "**An attack broke images that a certificate verified: claim nothing.**")
 
 
 def _limits(about: Mapping[str, Any]) -> Iterator[str]:
-    names = {e["name"] for e in about.get("evaluate") or []}
-    measured = about.get("metrics") or {}
+    measured = {e["name"] for e in about.get("evaluate") or [] if about.get("metrics")}
     yield "- Robustness to anything but the attacks and balls above, or on other data."
-    if names & set(_ATTACKS) and measured:
+    if measured & _ATTACKS:
         yield "- Attacks bound robust accuracy from above: a stronger one may find more."
-    if not names & set(_CERTIFICATES) or not measured:
+    if not measured & _CERTIFICATES:
         yield "- No bound on the network itself was computed: nothing is verified."
-    if "smoothing" in names and measured:
+    if "smoothing" in measured:
         yield "- Smoothing certifies what it makes of the network, not the network itself."
     yield "- Accuracy after conversion to another precision or runtime was not measured."
-
-
-def _loading(export: Export) -> Iterator[str]:
-    yield "```python"
-    if export.path.suffix in (".pt", ".pth"):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in export.model.items())
-        yield f'tensors = torch.load("{export.path.name}", weights_only=True)'
-        yield "model.load_state_dict(tensors, strict=True)"
-        yield f'# or: robustprune.load_model("{export.path.name}", {arguments})'
-    else:
-        yield f'model = robustprune.load_model("{export.path.name}")'
-    yield "```"
 
 
 def _options(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How much memory a file may ask for: what it says of itself is held against what is in it.
+"""Limits of the memory that a file may ask for: its claims are held against its size.
 
 A few bytes of metadata can name a network of any size, and whoever writes them can write their
 checksum, too.
@@ -7,6 +7,7 @@ checksum, too.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +33,8 @@ _MODULES = 20  # for each parameter
 def check_room(path: Path, needed: int, *, held: int, times: int) -> None:
     """Make sure that content takes no more memory than a file of its size can mean.
 
-    Args:
-        path: the file, for messages.
-        needed: bytes of memory.
-        held: bytes that are there, of the file or of the tensors in it.
-        times: how much longer honest content can be than what stands for it.
-
-    Raises:
-        UsageError: it does.
+    ``needed`` are bytes of memory, ``held`` those of the file or of its tensors, of which honest
+    content takes at most so many ``times`` as many.
     """
     if needed > max(ROOM, times * held):
         raise UsageError(
@@ -49,16 +44,11 @@ def check_room(path: Path, needed: int, *, held: int, times: int) -> None:
 
 
 def check_numbers(path: Path, arguments: Any, *, place: str = "model") -> None:
-    """Make sure that no number among a network's arguments is out of all proportion.
-
-    Raises:
-        UsageError: names the first that is.
-    """
+    """Make sure that no number among a network's arguments is out of all proportion."""
     if isinstance(arguments, Mapping):
         for key, value in arguments.items():
-            if key == _SHOWN:
-                continue
-            check_numbers(path, value, place=f"{place}.{key}")
+            if key != _SHOWN:
+                check_numbers(path, value, place=f"{place}.{key}")
     elif isinstance(arguments, list | tuple):
         for value in arguments:
             check_numbers(path, value, place=place)
@@ -70,42 +60,35 @@ def check_numbers(path: Path, arguments: Any, *, place: str = "model") -> None:
 
 
 @contextmanager
-def bounded(path: Path, *, tensors: int) -> Iterator[None]:
-    """Let no network be made in the block that has many more parameters than a file has tensors.
+def limit_parameters(path: Path, *, tensors: int) -> Iterator[None]:
+    """Stop the making of a network that has many more parameters than a file has tensors."""
+    thread, most = threading.get_ident(), 2 * tensors + _SPARE
+    seen: Counter[str] = Counter()
 
-    Raises:
-        UsageError: one is; as soon as it is.
-    """
-    thread, counts = threading.get_ident(), {"parameters": 0, "layers": 0}
-    most = {"parameters": 2 * tensors + _SPARE}
-    most["layers"] = _MODULES * most["parameters"]
-
-    def count(kind: str) -> None:
+    def count(kind: str, most: int) -> None:
         if threading.get_ident() != thread:
             return
-        counts[kind] += 1
-        if counts[kind] > most[kind]:
+        seen[kind] += 1
+        if seen[kind] > most:
             raise UsageError(
                 f"{path} does not fit its architecture: it holds {tensors:,} tensors, and the "
-                f"network has more than {most[kind]:,} {kind}."
+                f"network has more than {most:,} {kind}."
             )
 
-    registered = (
-        hooks.register_module_parameter_registration_hook(lambda *_: count("parameters")),
-        hooks.register_module_module_registration_hook(lambda *_: count("layers")),
-    )
-    try:
+    parameters = hooks.register_module_parameter_registration_hook
+    layers = hooks.register_module_module_registration_hook
+    with (
+        parameters(lambda *_: count("parameters", most)),
+        layers(lambda *_: count("layers", _MODULES * most)),
+    ):
         yield
-    finally:
-        for hook in registered:
-            hook.remove()
 
 
-def memory(tensors: Iterable[Tensor]) -> int:
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes that tensors take once each of them has a memory of its own."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def held_by(model: nn.Module) -> int:
+def model_bytes(model: nn.Module) -> int:
     """Bytes of a network's parameters and buffers, also of those that no file keeps."""
-    return memory([*model.parameters(), *model.buffers()])
+    return tensor_bytes([*model.parameters(), *model.buffers()])

@@ -1,18 +1,21 @@
-"""One tensor, packed: where it is not zero, and its values there, byte plane by byte plane."""
+"""One tensor, packed: where it is not zero, and its values there, byte plane by byte plane.
+
+n weights of which k are kept have log2(n choose k), or about n·H(k/n), bits of positions. A mask of
+few kept weights is written as the gaps between them, independent draws that an entropy coder such
+as zstd's brings to that bound within a few percent. A mask of many is written as bits.
+"""
 
 from __future__ import annotations
 
 import math
 import zlib
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-
-from robustprune.artifacts.positions import Coding, decode, encode, longest_code
 
 DTYPES = {
     "F64": torch.float64,
@@ -29,9 +32,11 @@ DTYPES = {
 """Types of tensors, under safetensors' names."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_EMPTY = torch.empty(0)
+_ESCAPE = 255
+_SPARSE = 0.25  # density up to which gaps are shorter than bits once both are compressed
 _WORTHWHILE = 0.9  # the share of entries that are not zero, up to which positions are written
 
+Coding = Literal["gaps", "bits"]
 Bytes = NDArray[np.uint8]
 Size = Annotated[int, Field(strict=True, ge=0)]
 
@@ -41,19 +46,10 @@ class PackError(ValueError):
 
 
 class Entry(BaseModel):
-    """What a packed file's manifest says of one tensor.
+    """A tensor's entry in a packed file's manifest, as PACKED.md describes it.
 
-    Attributes:
-        name: in the state dict.
-        dtype: a key of `DTYPES`.
-        shape: its shape.
-        stored: the type its values are written in, ``dtype`` or ``F16``.
-        coding: how positions are written, see `robustprune.artifacts.positions`; None for none.
-        mask: whether they are a mask; otherwise just where the entries are not zero.
-        count: number of values.
-        position_bytes: how many bytes its positions take before compression.
-        crc32: of the mask's bits, if it has one, and of the tensor's bytes, little-endian and in
-            row-major order.
+    Fields at their defaults are left out there; None of ``stored`` stands for ``dtype``, and of
+    ``count`` for as many values as the tensor has entries.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -61,17 +57,12 @@ class Entry(BaseModel):
     name: str
     dtype: str
     shape: Annotated[tuple[Size, ...], Field(strict=False)]
-    stored: str
-    coding: Coding | None
-    mask: bool
-    count: Size
-    position_bytes: Size
+    stored: str | None = None
+    coding: Coding | None = None
+    mask: bool = False
+    count: Size | None = None
+    position_bytes: Size = 0
     crc32: Size
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """Of the tensor itself."""
-        return DTYPES[self.dtype]
 
     @property
     def size(self) -> int:
@@ -79,43 +70,32 @@ class Entry(BaseModel):
         return math.prod(self.shape)
 
     @property
+    def values(self) -> int:
+        """Number of values."""
+        return self.size if self.count is None else self.count
+
+    @property
     def value_bytes(self) -> int:
-        """How many bytes its values take before compression."""
-        return self.count * DTYPES[self.stored].itemsize
+        """Bytes that its values take before compression."""
+        return self.values * DTYPES[self.stored or self.dtype].itemsize
 
-    def document(self) -> dict[str, Any]:
-        """As JSON; what is usual is left out."""
-        usual = {"stored": self.dtype, "coding": None, "mask": False, "position_bytes": 0}
-        usual["count"] = self.size
-        document = self.model_dump(mode="json")
-        return {key: value for key, value in document.items() if usual.get(key, ...) != value}
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes that the tensor itself takes."""
+        return self.size * DTYPES[self.dtype].itemsize
 
-    @classmethod
-    def read(cls, document: Any) -> Entry:
-        """From JSON that anybody may have written.
-
-        Raises:
-            PackError: it describes no tensor.
-        """
-        try:
-            usual = {"stored": document["dtype"], "coding": None, "mask": False}
-            usual |= {"position_bytes": 0, "count": math.prod(document["shape"])}
-            entry = cls.model_validate({**usual, **document})
-        except (KeyError, TypeError, ValidationError) as error:
-            reason = str(error).partition("\n")[0]
-            raise PackError(f"its manifest does not describe a tensor ({reason})") from None
-        if not entry._agrees():
-            raise PackError(f"its manifest describes no tensor: {document}")
-        return entry
-
-    def _agrees(self) -> bool:
-        """Whether its numbers can be those of one tensor; nothing is made room for that cannot."""
-        if not {self.dtype, self.stored} <= DTYPES.keys():
-            return False
-        if self.coding is None:
-            return self.count == self.size and not self.mask and not self.position_bytes
-        longest = longest_code(self.coding, count=self.count, size=self.size)
-        return self.count <= self.size and self.position_bytes <= longest
+    @model_validator(mode="after")
+    def _agree(self) -> Entry:
+        """Make sure that its numbers can be one tensor's, before anything is made room for."""
+        if not {self.dtype, self.stored or self.dtype} <= DTYPES.keys():
+            raise ValueError("unknown type")
+        bits, gaps = -(-self.size // 8), self.values + self.size // _ESCAPE
+        longest = {None: 0, "bits": bits, "gaps": gaps}[self.coding]
+        if self.values > self.size or self.position_bytes > longest:
+            raise ValueError("more positions than entries")
+        if self.coding is None and (self.mask or self.values < self.size):
+            raise ValueError("values without positions")
+        return self
 
 
 def pack_tensor(
@@ -125,57 +105,54 @@ def pack_tensor(
 
     Args:
         name: in the state dict.
-        tensor: of any shape and layout.
+        tensor: of any shape.
         mask: boolean, the tensor's shape; or None.
-        half: write values in half precision.
-
-    Raises:
-        PackError: it is of a type that cannot be written, or a value is too large.
+        half: write values in half precision; refused where one is too large.
     """
     if tensor.dtype not in _NAMES:
         raise PackError(f"{name} is of type {tensor.dtype}, which cannot be packed.")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if half:
-        flat = _halved(name, flat)
+        whole, flat = flat, flat.to(torch.float16)
+        if bool((flat.isinf() & whole.isfinite()).any()):
+            raise PackError(
+                f"{name} has a weight of {float(whole.abs().max()):.3g}, beyond the 65,504 of half "
+                "precision. Keep fp32 values."
+            )
     raw = _bytes(flat)
-    where = _where(raw, mask)
-    kept = raw if where is None else raw[where]
-    coding, coded = (None, np.empty(0, np.uint8)) if where is None else encode(where)
-    seen = flat if where is None else torch.zeros_like(flat)
-    if where is not None:
-        seen[torch.from_numpy(where)] = flat[torch.from_numpy(where)]
+    nonzero = torch.from_numpy(raw).bool().any(1)
+    where = (nonzero if mask is None else mask.cpu().contiguous().reshape(-1)).numpy()
+    coding, coded, kept = None, b"", raw
+    if mask is not None or np.count_nonzero(where) <= _WORTHWHILE * where.size:
+        coding, positions = encode(where)
+        coded, kept = positions.tobytes(), raw[where]
+        flat = flat.masked_fill(torch.from_numpy(~where), 0)
     entry = Entry(
         name=name,
         dtype=_NAMES[tensor.dtype],
         shape=tuple(tensor.shape),
-        stored=_NAMES[flat.dtype],
+        stored=_NAMES[flat.dtype] if flat.dtype != tensor.dtype else None,
         coding=coding,
         mask=mask is not None,
-        count=len(kept),
-        position_bytes=coded.size,
-        crc32=_checksum(seen.to(tensor.dtype), where if mask is not None else None),
+        count=len(kept) if len(kept) != len(raw) else None,
+        position_bytes=len(coded),
+        crc32=_checksum(flat.to(tensor.dtype), where if mask is not None else None),
     )
-    return entry, coded.tobytes(), kept.T.tobytes()  # planes: the first bytes of all values, …
+    return entry, coded, kept.T.tobytes()  # planes: the first bytes of all values, …
 
 
 def unpack_tensor(entry: Entry, positions: Bytes, values: Bytes) -> tuple[Tensor, Tensor | None]:
-    """The tensor, and its mask if it has one; see `pack_tensor`.
-
-    Raises:
-        PackError: they are not what the entry's checksum was made of.
-    """
-    stored = DTYPES[entry.stored]
-    rows = values.reshape(stored.itemsize, entry.count).T
-    raw, where = rows, None
+    """The tensor and its mask, if it has one; refused if the checksum is another."""
+    stored = DTYPES[entry.stored or entry.dtype]
+    raw, where = values.reshape(stored.itemsize, entry.values).T, None
     if entry.coding is not None:
         try:
             where = decode(entry.coding, positions, entry.size)
-            raw = np.zeros((entry.size, stored.itemsize), np.uint8)
-            raw[where] = rows
+            kept, raw = raw, np.zeros((entry.size, stored.itemsize), np.uint8)
+            raw[where] = kept
         except ValueError as error:
             raise PackError(f"{entry.name}: {error}") from None
-    flat = torch.frombuffer(bytearray(raw.tobytes()), dtype=stored) if entry.size else _EMPTY
-    flat = flat.to(entry.torch_dtype)
+    flat = torch.from_numpy(raw.copy(order="C").reshape(-1)).view(stored).to(DTYPES[entry.dtype])
     mask = where if entry.mask else None
     if _checksum(flat, mask) != entry.crc32:
         raise PackError(f"{entry.name} does not have the checksum that was noted")
@@ -183,23 +160,36 @@ def unpack_tensor(entry: Entry, positions: Bytes, values: Bytes) -> tuple[Tensor
     return shaped, None if mask is None else torch.from_numpy(mask).reshape(entry.shape)
 
 
-def _where(raw: Bytes, mask: Tensor | None) -> NDArray[np.bool_] | None:
-    """Which entries are written; None for all of them."""
-    if mask is not None:
-        found: NDArray[np.bool_] = mask.cpu().contiguous().reshape(-1).numpy()
-        return found
-    filled = np.asarray(raw.any(axis=1))
-    return filled if np.count_nonzero(filled) <= _WORTHWHILE * len(filled) else None
+def encode(mask: NDArray[np.bool_]) -> tuple[Coding, Bytes]:
+    """A mask, ``(n,)``, as bytes, and which of PACKED.md's codings they are."""
+    if np.count_nonzero(mask) > _SPARSE * mask.size:
+        return "bits", np.packbits(mask)
+    gaps = np.diff(np.flatnonzero(mask), prepend=-1) - 1
+    ends = np.cumsum(gaps // _ESCAPE + 1)  # behind each gap's last byte
+    coded = np.full(ends[-1] if ends.size else 0, _ESCAPE, dtype=np.uint8)
+    coded[ends - 1] = gaps % _ESCAPE
+    return "gaps", coded
 
 
-def _halved(name: str, flat: Tensor) -> Tensor:
-    halved = flat.to(torch.float16)
-    if bool((halved.isinf() & flat.isfinite()).any()):
-        raise PackError(
-            f"{name} has a weight of {float(flat.abs().max()):.3g}, beyond the 65,504 of half "
-            "precision. Keep fp32 values."
-        )
-    return halved
+def decode(coding: Coding, coded: Bytes, size: int) -> NDArray[np.bool_]:
+    """The mask of ``size`` weights that `encode` wrote.
+
+    Raises:
+        ValueError: the bytes are no mask of that size.
+    """
+    if coding == "bits":
+        if coded.size != -(-size // 8):
+            raise ValueError(f"{coded.size} bytes of bits for {size} weights")
+        return np.unpackbits(coded, count=size).astype(bool)
+    if coded.size and coded[-1] == _ESCAPE:
+        raise ValueError("the last gap has no end")
+    last = coded != _ESCAPE
+    places = np.cumsum(coded, dtype=np.int64)[last] + np.arange(np.count_nonzero(last))
+    mask = np.zeros(size, dtype=bool)
+    if places.size and places[-1] >= size:
+        raise ValueError(f"a weight is kept at {places[-1]} of {size}")
+    mask[places] = True
+    return mask
 
 
 def _bytes(flat: Tensor) -> Bytes:

@@ -8,41 +8,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from robustprune.artifacts.reading import load_model
-from robustprune.errors import Problem, UsageError
+from robustprune.errors import UsageError
 from robustprune.recipe.imports import run_imports
-from robustprune.tracking.code import ENTRIES, FOLDER
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from robustprune.tracking.layout import CODE_FOLDER, CODE_IMPORTS
 
 
 class Predictor:
-    """A network that takes and gives numpy arrays.
-
-    Args:
-        model: plain, in eval mode.
-    """
+    """A network, plain and in eval mode, that takes and gives numpy arrays."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits, ``(n, classes)``.
-
-        Args:
-            images: ``(n, channels, height, width)``, float32 in [0, 1]; one batch.
-        """
+        """Logits, ``(n, classes)``, of one batch ``(n, channels, height, width)`` in [0, 1]."""
         with torch.no_grad():
-            logits: torch.Tensor = self._model(torch.as_tensor(images))
-        found: NDArray[np.float32] = logits.numpy()
-        return found
+            logits: NDArray[np.float32] = self._model(torch.as_tensor(images)).numpy()
+        return logits
 
     def get_raw_model(self) -> nn.Module:
         """The network itself; pyfunc's method of the same name gives it."""
@@ -50,26 +38,13 @@ class Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """What pyfunc calls, by this name, with the path of the model file.
-
-    Raises:
-        UsageError: see `robustprune.artifacts.reading.read_model`; or the code that came with the
-            model, and is needed, cannot be imported.
-    """
-    problems = _import_code(Path(path).parent.parent / FOLDER)
+    """The predictor that pyfunc asks for, by this name, with the path of the model file."""
+    code = Path(path).parent.parent / CODE_FOLDER
+    entries, problems = code / CODE_IMPORTS, []
+    if entries.is_file():
+        problems = run_imports(json.loads(entries.read_text("utf-8")), code)
     try:
         return Predictor(load_model(path))
     except UsageError as error:
-        if not problems:
-            raise
-        raise UsageError(
-            "\n".join([str(error), *(problem.message for problem in problems)])
-        ) from None
-
-
-def _import_code(folder: Path) -> list[Problem]:
-    """Import the code beside a model, if there is any; a problem for each part that cannot be."""
-    entries = folder / ENTRIES
-    if not entries.is_file():
-        return []
-    return run_imports(json.loads(entries.read_text(encoding="utf-8")), folder)
+        messages = [str(error), *(problem.message for problem in problems)]
+        raise UsageError("\n".join(messages)) from None

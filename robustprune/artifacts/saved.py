@@ -1,21 +1,34 @@
-"""A network that was read from a file, whatever the file's format."""
+"""A network as a file holds it, and how it is rebuilt: create, apply surgery, fill in tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from robustprune.artifacts.limits import bounded, check_numbers, check_room, held_by, memory
-from robustprune.artifacts.surgery import operated
-from robustprune.errors import UsageError, first_line
+from robustprune.artifacts.checksummed import ModelFile, write_checksummed
+from robustprune.artifacts.limits import (
+    check_numbers,
+    check_room,
+    limit_parameters,
+    model_bytes,
+    tensor_bytes,
+)
+from robustprune.artifacts.surgery import Cut, apply_surgery
+from robustprune.errors import UsageError
 from robustprune.models import create_model
 from robustprune.models.factory import is_foreign
 from robustprune.seeding import fork
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+MASK = "_mask"
+"""Stands behind the name of a mask's parameter in a run's files, as in torch.nn.utils.prune."""
 
 _MOST = 8  # differences that are listed
 _BESIDE = 8  # how much larger a network may be than its state dict, by what no file keeps
@@ -24,7 +37,7 @@ _UNCUT = 100  # how much larger it may have been before surgery
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a model file holds.
+    """A network with what its file says of it.
 
     Attributes:
         model: a plain network in eval mode, masks baked.
@@ -38,197 +51,194 @@ class SavedModel:
     metadata: dict[str, Any]
 
 
-def try_on(model: nn.Module, images: Tensor, *, purpose: str) -> None:
-    """Make sure that a network takes images, before anything is asked of them.
+def save_model(
+    path: Path, model: nn.Module, *, masks: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write a run's ``model.safetensors``, whole or not at all.
 
-    Raises:
-        UsageError: it raises, as networks do about a size that they were not made for.
+    Args:
+        path: ends in ``.safetensors``.
+        model: a plain network, masks baked; it is written from the CPU in its own precision.
+        masks: boolean, by parameter name.
+        metadata: JSON values, as in `SavedModel`.
     """
+    tensors = tensors_of(model) | {f"{name}{MASK}": mask for name, mask in masks.items()}
+    write_checksummed(path, tensors, metadata)
+
+
+def annotate(path: Path, **facts: Any) -> None:
+    """Add JSON values to the metadata of a file of `save_model`; it is written only if they do."""
+    metadata, tensors = ModelFile(path).checksummed()
+    if metadata | facts != metadata:
+        write_checksummed(path, tensors, metadata | facts)
+
+
+class _Open(BaseModel):
+    """A mapping in which more may stand than is known here; nothing is converted."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class _Named(_Open):
+    name: str
+
+
+class _Metadata(_Open):
+    """The keys that robustprune reads, and what they must be if they are there."""
+
+    model: _Named
+    data: _Named | None = None
+    classes: list[str] = []
+    objective: _Named | None = None
+    pruner: _Named | None = None
+    evaluate: list[_Named] = []
+    metrics: dict[str, float | Annotated[list[float], Field(min_length=2, max_length=2)]] = {}
+    alarms: list[dict[str, Any]] = []
+    density: float = 1.0
+    turnover: float | None = None
+    recipe: str = ""
+    network: str = ""
+    seed: int = 0
+    max_steps: int | None = None
+    channels_last: bool = False
+    versions: dict[str, str] = {}
+    imported: dict[str, Any] = {}
+    weights: str | dict[str, Any] | None = None
+    values: str = ""
+    masked: list[str] = []
+    layout: str = ""
+    surgery: list[Cut] = []
+
+
+def validated(path: Path, schema: type[Schema], document: Any, place: str) -> Schema:
+    """A part of a file as an instance of a schema; if it is none, the file is damaged."""
     try:
-        with torch.no_grad():
-            model(images)
-    except Exception as error:  # of any network
-        size = "×".join(map(str, images.shape[1:]))
-        raise UsageError(
-            f"the network does not take images of {size}, with which {purpose} "
-            f"({first_line(error)}). Say what its images are: --data NAME."
-        ) from None
+        return schema.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].lower()]))
+        raise UsageError(f"{path} is damaged: in its {place}, {reason}.") from None
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """A network's state dict.
-
-    Raises:
-        UsageError: something in it is no dense tensor, so that no file could hold it.
-    """
-    found = dict(model.state_dict())
-    others = [name for name, value in found.items() if not is_plain(value)]
-    if others:
-        raise UsageError(
-            f"the network cannot be written: {', '.join(others[:5])} in its state dict are no "
-            "plain tensors (dense, not quantised)."
-        )
-    return found
-
-
-def is_plain(value: Any) -> bool:
-    """Whether it is a dense tensor that has values."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_meta
-        and not value.is_quantized
-    )
-
-
-def outlined(path: Path, metadata: Mapping[str, Any], *, tensors: int) -> nn.Module:
+class Outline:
     """The network that a file says it holds: names, shapes and types, and no memory for values.
 
     Args:
         path: the file, for messages.
-        metadata: its ``model`` holds arguments of `create_model`, as anybody may have written
-            them, and its ``surgery`` what was cut out of that network.
-        tensors: how many the file holds, so that no network of many more is made.
+        metadata: as in `SavedModel`, but anybody may have written it.
+        tensors: how many the file holds.
+
+    Attributes:
+        model: the network on the meta device, unless its constructor cannot do without values.
+        state: its state dict.
 
     Raises:
-        UsageError: there is no such architecture, or it is out of proportion to the file.
+        UsageError: the metadata is damaged, or names no architecture, or one that is out of
+            proportion to a file of so many tensors.
     """
-    return operated(path, _outlined(path, metadata.get("model"), tensors=tensors), metadata)
 
+    def __init__(self, path: Path, metadata: dict[str, Any], *, tensors: int) -> None:
+        validated(path, _Metadata, metadata, "metadata")
+        self.path, self.metadata = path, metadata
+        check_numbers(path, metadata["model"])
+        with limit_parameters(path, tensors=tensors):
+            self.model = self._create("meta")
+        self._uncut = model_bytes(self.model)
+        apply_surgery(path, self.model, metadata)
+        self.state: dict[str, Tensor] = self.model.state_dict()
 
-def _outlined(path: Path, architecture: Any, *, tensors: int) -> nn.Module:
-    check_numbers(path, architecture)
-    with bounded(path, tensors=tensors):
+    def nonzero_masks(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of what the metadata names as ``masked`` (taken out of it): where it is not 0."""
+        names = self.metadata.pop("masked", [])
+        if unknown := sorted(set(names) - tensors.keys()):
+            raise UsageError(f"{self.path} is damaged: it lacks the masked {listed(unknown)}.")
+        return {name: tensors[name] != 0 for name in names}
+
+    def rebuild(self, weights: Mapping[str, Tensor], masks: dict[str, Tensor]) -> SavedModel:
+        """The network of a file of ours; refused, with a list, where the architecture differs."""
+        problems = differences(self.state, weights, exact=True)
+        for name, mask in masks.items():
+            if name not in weights or weights[name].shape != mask.shape or mask.dtype != torch.bool:
+                problems.append(f"the mask of {name} does not fit")
+            elif bool(weights[name][~mask].count_nonzero()):
+                problems.append(f"{name} has weights that its mask has pruned")
+        if problems:
+            raise UsageError(f"{self.path} is damaged: {listed(problems)}.")
+        return SavedModel(self.fill(weights), masks, self.metadata)
+
+    def fill(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The network in eval mode, with weights that fit; refused if it takes much more memory."""
+        held = tensor_bytes(weights.values())
+        check_room(self.path, model_bytes(self.model), held=held, times=_BESIDE)
+        check_room(self.path, self._uncut, held=held, times=_UNCUT)  # it is made first
+        model = apply_surgery(self.path, self._create("cpu"), self.metadata)
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def _create(self, device: str) -> nn.Module:
+        """The network before surgery, with weights that are about to be overwritten."""
+        architecture = self.metadata["model"]
         try:
-            with torch.device("meta"):
-                return created(path, architecture)
-        except UsageError:
-            if not (
-                isinstance(architecture, Mapping) and is_foreign(str(architecture.get("name")))
-            ):
+            with fork(0, "read_model"), torch.device(device):
+                return create_model(**architecture)
+        except Exception as error:  # of any constructor, about arguments of any kind
+            if device == "meta" and is_foreign(architecture["name"]):
+                return self._create("cpu")  # not every constructor can go without values
+            if isinstance(error, UsageError):
                 raise
-        return created(path, architecture)  # not every constructor can go without values
+            raise UsageError(
+                f"{self.path} does not say which architecture it holds ({error})."
+            ) from None
 
 
-def created(path: Path, architecture: Any) -> nn.Module:
-    """The network of an architecture, with weights that are about to be overwritten.
-
-    Args:
-        path: the file that names it, for messages.
-        architecture: arguments of `create_model`; compared with the file by `outlined` before.
-
-    Raises:
-        UsageError: there is no such architecture.
-    """
-    try:
-        with fork(0, "read_model"):
-            return create_model(**architecture)
-    except UsageError:
-        raise
-    except Exception as error:  # of any constructor, about arguments of any kind
-        raise UsageError(f"{path} does not say which architecture it holds ({error}).") from None
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """A network's state dict; refused if something in it is no dense tensor."""
+    found = dict(model.state_dict())
+    if others := not_plain(found):
+        raise UsageError(
+            f"the network cannot be written: {others} in its state dict are no plain tensors "
+            "(dense, not quantised)."
+        )
+    return found
 
 
-def rebuilt(
-    path: Path,
-    metadata: dict[str, Any],
-    weights: Mapping[str, Tensor],
-    masks: dict[str, Tensor],
-    outline: nn.Module | None = None,
-) -> SavedModel:
-    """The network of one of our files, its tensors held against its architecture.
-
-    Args:
-        path: the file, for messages.
-        metadata: its metadata.
-        weights: its state dict.
-        masks: boolean, by parameter name.
-        outline: `outlined` from the metadata already, if it was.
-
-    Raises:
-        UsageError: the file is damaged; the differences are listed.
-    """
-    if outline is None:
-        outline = outlined(path, metadata, tensors=len(weights))
-    problems = differences(outline.state_dict(), weights, exact=True) + _wrong_masks(weights, masks)
-    if problems:
-        raise UsageError(f"{path} is damaged: {listed(problems)}.")
-    model = filled(path, metadata, outline, weights)
-    return SavedModel(model, masks, metadata)
-
-
-def filled(
-    path: Path, metadata: Mapping[str, Any], outline: nn.Module, weights: Mapping[str, Tensor]
-) -> nn.Module:
-    """The network in eval mode, with weights that were found to fit its outline.
-
-    Args:
-        path: the file, for messages.
-        metadata: as for `outlined`.
-        outline: what that gave.
-        weights: its state dict.
-
-    Raises:
-        UsageError: it holds more beside its weights than they could have room for.
-    """
-    held = memory(weights.values())
-    check_room(path, held_by(outline), held=held, times=_BESIDE)
-    if metadata.get("surgery"):  # what was cut out is made first
-        uncut = _outlined(path, metadata["model"], tensors=len(weights))
-        check_room(path, held_by(uncut), held=held, times=_UNCUT)
-    model = operated(path, created(path, metadata["model"]), metadata)
-    model.load_state_dict(weights)
-    return model.eval()
+def not_plain(tensors: Mapping[str, Any]) -> str:
+    """The first names of what is no dense tensor with values; empty if all is."""
+    others = [
+        name
+        for name, value in tensors.items()
+        if not isinstance(value, Tensor)
+        or value.layout != torch.strided
+        or value.is_meta
+        or value.is_quantized
+    ]
+    return ", ".join(others[:5])
 
 
 def differences(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, exact: bool = False
 ) -> list[str]:
-    """How the names, shapes and types of two state dicts differ, a phrase each.
+    """Differences of a file's tensors from a network's in name, shape and type, a phrase each.
 
-    Args:
-        expected: the network's.
-        found: the file's.
-        exact: also where a float has another precision; otherwise only kinds of type must agree:
-            floats, complex numbers, others.
+    Unless ``exact``, only kinds of type must agree: floats, complex numbers, others.
     """
-    kind = _dtype if exact else _kind
-    missing, foreign = expected.keys() - found.keys(), found.keys() - expected.keys()
-    return [
-        *(f"{name} is missing" for name in sorted(missing)),
-        *(f"{name} is not of this architecture" for name in sorted(foreign)),
-        *(
-            f"{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
-            for name in expected
-            if name in found and found[name].shape != expected[name].shape
-        ),
-        *(
-            f"{name} is of type {found[name].dtype}, not {expected[name].dtype}"
-            for name in expected
-            if name in found and kind(found[name]) != kind(expected[name])
-        ),
-    ]
 
+    def kind(tensor: Tensor) -> object:
+        return tensor.dtype if exact else (tensor.is_floating_point(), tensor.is_complex())
 
-def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    return tensor.is_floating_point(), tensor.is_complex()
-
-
-def _dtype(tensor: Tensor) -> torch.dtype:
-    return tensor.dtype
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    others = sorted(found.keys() - expected.keys())
+    problems += [f"{name} is not of this architecture" for name in others]
+    for name, own in expected.items():
+        its = found.get(name, own)
+        if its.shape != own.shape:
+            problems.append(f"{name} has shape {tuple(its.shape)}, not {tuple(own.shape)}")
+        if kind(its) != kind(own):
+            problems.append(f"{name} is of type {its.dtype}, not {own.dtype}")
+    return problems
 
 
 def listed(problems: list[str]) -> str:
     """The first few problems, and how many more there are."""
     more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
     return "; ".join(problems[:_MOST]) + more
-
-
-def _wrong_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[str]:
-    problems = []
-    for name, mask in masks.items():
-        if name not in weights or weights[name].shape != mask.shape or mask.dtype != torch.bool:
-            problems.append(f"the mask of {name} does not fit")
-        elif bool(weights[name][~mask].count_nonzero()):
-            problems.append(f"{name} has weights that its mask has pruned")
-    return problems

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustprune.artifacts.container import open_safetensors
-from robustprune.artifacts.limits import check_room, memory
-from robustprune.artifacts.names import aligned, hint
-from robustprune.artifacts.parametrised import computed, written_out
+from robustprune.artifacts.checksummed import ModelFile
+from robustprune.artifacts.limits import check_room, tensor_bytes
+from robustprune.artifacts.names import COMPUTED, aligned, with_weights_computed
 from robustprune.artifacts.pickles import SUFFIXES, read_pickle
-from robustprune.artifacts.saved import (
-    SavedModel,
-    differences,
-    filled,
-    is_plain,
-    listed,
-    outlined,
-)
-from robustprune.artifacts.sealed import read_sealed
+from robustprune.artifacts.saved import Outline, SavedModel, differences, listed, not_plain
 from robustprune.errors import UsageError
 from robustprune.masking import prunable_layers
-from robustprune.models.factory import normalisation
-from robustprune.models.normalize import Normalized
+from robustprune.models.factory import Normalized, normalisation
 
 _HOLDERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module"),
@@ -37,58 +28,61 @@ _HOLDERS = (
 )
 """Keys under which training scripts put a state dict, averages last; they may be nested."""
 
-_ELSE = re.compile(
-    r"^opt|optim|sched|scaler"
-)  # what stands beside the network and holds tensors, too
+# what stands beside the network and holds tensors, too
+_BESIDE = re.compile(r"^opt|optim|sched|scaler")
 
 COUNTER = "num_batches_tracked"
 INSIDE, MEAN, STD = "backbone.", "normalize.mean", "normalize.std"
 """The names of a network that normalises, if its state dict says how."""
 
-_STATISTICS = {
-    "mean": re.compile(r"_?(new_|norm_|image_|pixel_)?(mean|mu)s?"),
-    "std": re.compile(r"_?(new_|norm_|image_|pixel_)?(std|sigma|stdev)s?"),
-}
+_STATISTICS = re.compile(
+    r"_?(?:new_|norm_|image_|pixel_)?(?:(?P<mean>(?:mean|mu)s?)|(?:std|sigma|stdev)s?)"
+)
 """Last parts of the names under which code of the field keeps a normalisation's statistics."""
 
 _CHANNELS = 64  # more than images have, and fewer than layers of that name would
+_MOST = 3  # names that are missing and looked for among those that are left over
 _SMALLER = 8  # times, that a file may be than its tensors: lower precision, and shared memory
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, under the names that it has there.
+def read_state_dict(file: ModelFile, architecture: Mapping[str, Any]) -> SavedModel:
+    """A network with the weights in a ``.safetensors``, or in what `torch.save` wrote.
 
     Args:
-        path: ``.safetensors``, or what `torch.save` wrote: the state dict itself, or a checkpoint
-            that holds it.
+        file: a state dict, or a checkpoint that holds one; see `fitted` for its names.
+        architecture: complete arguments of `create_model`.
 
     Raises:
-        UsageError: it is missing, damaged, of another kind, or refused.
+        UsageError: the file cannot be read, or does not fit; the differences are listed.
     """
+    path = file.path
     if path.suffix == ".safetensors":
-        with open_safetensors(path) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if path.suffix not in SUFFIXES:
+        tensors = file.tensors
+    elif path.suffix in SUFFIXES:
+        tensors = state_dict_of(path, read_pickle(path))
+    else:
         kinds = ", ".join((".safetensors", *SUFFIXES))
         raise UsageError(f"{path} is no file of weights by its name, which must end in: {kinds}.")
-    return state_dict_of(path, read_pickle(path))
+    return fitted(Outline(path, {"model": dict(architecture)}, tensors=len(tensors)), tensors)
 
 
 def state_dict_of(path: Path, content: Any) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, see `read_tensors`; ``path`` is for messages."""
+    """The state dict in a checkpoint; refused if there is none, or it holds no plain tensors."""
     held = _held(content)
     if held is None:
+        kind = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            kind = f"a mapping of {', '.join(map(str, list(content)[:8])) or 'nothing'}"
         raise UsageError(
-            f"{path} holds no state dict, but {_described(content)}. It may hold one under any of "
-            f"the keys {', '.join(_HOLDERS)}."
+            f"{path} holds no state dict, but {kind}. It may hold one under any of the keys "
+            f"{', '.join(_HOLDERS)}."
         )
     tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
-    if others := [name for name, value in tensors.items() if not is_plain(value)]:
+    if others := not_plain(tensors):
         raise UsageError(
-            f"{path} holds no state dict: {', '.join(others[:5])} are no plain tensors (dense, not "
-            "quantised)."
+            f"{path} holds no state dict: {others} are no plain tensors (dense, not quantised)."
         )
-    check_room(path, memory(tensors.values()), held=path.stat().st_size, times=_SMALLER)
+    check_room(path, tensor_bytes(tensors.values()), held=path.stat().st_size, times=_SMALLER)
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
@@ -102,76 +96,33 @@ def _held(content: Any, *, depth: int = 4) -> Mapping[Any, Any] | None:
             return found
     if any(isinstance(value, Tensor) for value in content.values()):
         return content
-    others = [value for key, value in inside.items() if not _ELSE.search(str(key))]
+    others = [value for key, value in inside.items() if not _BESIDE.search(str(key))]
     found_in = [held for value in others if (held := _held(value, depth=depth - 1)) is not None]
     return found_in[0] if len(found_in) == 1 else None
 
 
-def read_state_dict(path: Path, architecture: Mapping[str, Any]) -> SavedModel:
-    """A network of a known architecture, with the weights in a file.
+def fitted(outline: Outline, tensors: Mapping[str, Tensor]) -> SavedModel:
+    """The network of an architecture with a checkpoint's weights and masks.
 
-    Args:
-        path: see `read_tensors`. The names are the architecture's own, or where it normalises
-            those of the backbone alone.
-        architecture: complete arguments of `create_model`.
-
-    Raises:
-        UsageError: the file cannot be read, or does not fit; the differences are listed.
-    """
-    model, masks = fitted(path, {"model": architecture}, read_tensors(path))
-    return SavedModel(model, masks, {"model": dict(architecture)})
-
-
-def read_exported_state_dict(path: Path) -> SavedModel:
-    """The network in a state dict that we exported, whose metadata names its architecture.
-
-    Its masks are where pruned tensors are not zero.
-
-    Raises:
-        UsageError: it is damaged.
-    """
-    metadata, tensors = read_sealed(path)
-    masked = metadata.pop("masked", [])
-    del metadata["layout"]
-    outline = outlined(path, metadata, tensors=len(tensors))
-    weights = dict(tensors)
-    if isinstance(outline, Normalized):
-        said = {name: weights.pop(name) for name in (MEAN, STD) if name in weights}
-        _check_statistics(path, metadata["model"], said)
-    if problems := differences(outline.state_dict(), weights, exact=True):
-        raise UsageError(f"{path} is damaged: {listed(problems)}.")
-    model = filled(path, metadata, outline, weights)
-    return SavedModel(model, nonzeros(path, model, masked), metadata)
-
-
-def fitted(
-    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network of an architecture with the weights of a checkpoint, all of them, in eval mode.
-
-    The names may stand behind those of wrappers, be another library's, or be those of what weights
-    are computed from; see `robustprune.artifacts.names` and `robustprune.artifacts.parametrised`.
-    Counters of batches, which older files do not have, may be missing.
-
-    Args:
-        path: where it is from, for messages.
-        metadata: ``model``, the arguments of `create_model`, and ``surgery``, if there is any.
-        tensors: a state dict.
-
-    Returns:
-        The network, and the masks that the checkpoint holds, by parameter name.
+    The names may be those that `robustprune.artifacts.names` knows. Counters of batches, which
+    older files do not have, may be missing.
 
     Raises:
         UsageError: it does not fit, or a value is none.
     """
-    architecture = metadata["model"]
-    outline = outlined(path, metadata, tensors=len(tensors))
-    prefix = INSIDE if isinstance(outline, Normalized) else ""  # no code but ours puts it there
-    own = {name.removeprefix(prefix): value for name, value in outline.state_dict().items()}
-    found, masks, statistics, others = _named(own, tensors)
-    _check_statistics(path, architecture, statistics)
-    counters = {name: torch.tensor(0) for name in own if name.endswith(COUNTER)}
-    found = counters | found
+    path, architecture = outline.path, outline.metadata["model"]
+    prefix = INSIDE if isinstance(outline.model, Normalized) else ""  # no code but ours puts it
+    own = {name.removeprefix(prefix): value for name, value in outline.state.items()}
+    masks: dict[int, Tensor] = {}  # by the weight that they are in
+    found, others = aligned(own, tensors)
+    if others:
+        written, computed = with_weights_computed(tensors)
+        masks = {id(written[name]): mask for name, mask in computed.items()}
+        found, others = aligned(own, written)
+    statistics = {name: value for name, value in others.items() if _statistic(name, value)}
+    check_statistics(path, architecture, statistics)
+    others = {name: value for name, value in others.items() if name not in statistics}
+    found = {n: torch.tensor(0) for n in own if n.endswith(COUNTER)} | found
     if problems := differences(own, found | others):
         raise UsageError(
             f"{path} does not fit model '{architecture['name']}': {listed(problems)}."
@@ -182,102 +133,62 @@ def fitted(
         raise UsageError(
             f"{path} has values that are infinite or no numbers, in {', '.join(wrong[:5])}."
         )
-    weights = {f"{prefix}{name}": tensor for name, tensor in cast.items()}
-    prunable = {f"{name}.weight".lstrip(".") for name in prunable_layers(outline)}
-    kept = {f"{prefix}{name}": mask for name, mask in masks.items() if not bool(mask.all())}
-    model = filled(path, metadata, outline, weights)
-    return model, {name: mask for name, mask in kept.items() if name in prunable}
+    model = outline.fill({f"{prefix}{name}": tensor for name, tensor in cast.items()})
+    prunable = {f"{name}.weight".lstrip(".") for name in prunable_layers(model)}
+    by_name = {f"{prefix}{n}": masks[id(t)] for n, t in found.items() if id(t) in masks}
+    kept = {n: mask for n, mask in by_name.items() if n in prunable and not bool(mask.all())}
+    return SavedModel(model, kept, outline.metadata)
 
 
-def nonzeros(path: Path, model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """Masks of the named tensors, taken from where they are not zero; ``path`` is for messages.
-
-    Raises:
-        UsageError: the network has no such tensor.
-    """
-    tensors = model.state_dict()
-    if unknown := sorted(set(names) - tensors.keys()):
-        raise UsageError(f"{path} is damaged: it names masks of {listed(unknown)}, which it lacks.")
-    return {name: tensors[name] != 0 for name in names}
-
-
-class _Named(NamedTuple):
-    """A checkpoint's content under a network's names: weights, masks, statistics, and the rest."""
-
-    tensors: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    statistics: dict[str, Tensor]
-    others: dict[str, Tensor]
+def check_statistics(
+    path: Path, architecture: Mapping[str, Any], said: Mapping[str, Tensor]
+) -> None:
+    """Make sure that a network normalises images as its checkpoint does, where that says how."""
+    own = dict(zip(("mean", "std"), normalisation(**architecture), strict=True))
+    of_file = {_statistic(name, value) or "": value for name, value in said.items()}
+    for name, value in said.items():
+        usual = own[_statistic(name, value) or ""]
+        expected = torch.tensor(usual)
+        same = value.is_floating_point() and value.numel() in (1, expected.numel())
+        if not (same and torch.allclose(value.float().flatten(), expected, rtol=1e-4)):
+            options = " and ".join(f"'{kind}' {shown(of_file[kind])}" for kind in sorted(of_file))
+            raise UsageError(
+                f"{path} normalises by {name} {shown(value)}, and the model by {usual}. To "
+                f"normalise as the file does, name the model's {options}."
+            )
 
 
-def _named(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Named:
-    found = aligned(own, tensors)
-    if not found.others:  # as they are, whatever they are called
-        return _Named(found.tensors, {}, {}, {})
-    written, masks = written_out(tensors)
-    found = aligned(own, written)
-    statistics = {name: value for name, value in found.others.items() if _statistic(name, value)}
-    others = {name: value for name, value in found.others.items() if name not in statistics}
-    of = {id(written[name]): mask for name, mask in masks.items()}
-    kept = {name: of[id(value)] for name, value in found.tensors.items() if id(value) in of}
-    return _Named(found.tensors, kept, statistics, others)
+def shown(value: Tensor) -> list[float]:
+    """A tensor's few values, rounded to six digits."""
+    return [round(number, 6) for number in value.double().flatten().tolist()]
 
 
 def _statistic(name: str, value: Tensor) -> str | None:
     """Which of a normalisation's statistics a tensor is by its name and size: a mean, a std."""
-    last = name.rpartition(".")[2].lower()
-    if value.numel() > _CHANNELS:
+    match = _STATISTICS.fullmatch(name.rpartition(".")[2].lower())
+    if match is None or value.numel() > _CHANNELS:
         return None
-    return next((kind for kind, pattern in _STATISTICS.items() if pattern.fullmatch(last)), None)
-
-
-def _check_statistics(
-    path: Path, architecture: Mapping[str, Any], said: Mapping[str, Tensor]
-) -> None:
-    """Make sure that a network normalises its images as its checkpoint does, where that says how.
-
-    Raises:
-        UsageError: it does not; the message says how to.
-    """
-    own = dict(zip(("mean", "std"), normalisation(**architecture), strict=True))
-    values = {kind: v for name, v in said.items() if (kind := _statistic(name, v)) is not None}
-    for name, value in said.items():
-        kind = _statistic(name, value) or ""
-        expected = torch.tensor(own[kind])
-        same = value.is_floating_point() and value.numel() in (1, expected.numel())
-        if not (same and torch.allclose(value.float().flatten(), expected, rtol=1e-4)):
-            shown = " and ".join(f"'{k}' {_shown(v)}" for k, v in sorted(values.items()))
-            raise UsageError(
-                f"{path} normalises by {name} {_shown(value)}, and the model by {own[kind]}. To "
-                f"normalise as the file does, name the model's {shown}."
-            )
-
-
-def _shown(value: Tensor) -> list[float]:
-    return [round(number, 6) for number in value.double().flatten().tolist()]
+    return "mean" if match["mean"] else "std"
 
 
 def _remedy(
     own: Mapping[str, Tensor], found: Mapping[str, Tensor], others: Mapping[str, Tensor]
 ) -> str:
-    """How to go on: for other arguments than were named, and for names that are nobody's."""
-    if parts := computed(others):
-        return (
-            f" {parts[0]} is part of a weight that is computed in a way which the file does not "
-            "tell: save the network without parametrizations (torch.nn.utils.parametrize."
-            "remove_parametrizations, torch.nn.utils.prune.remove)."
-        )
+    """Remedies: for other arguments than were named, and for names that are nobody's."""
     both = own.keys() & found.keys()
     pairs = [(own[n].shape, found[n].shape) for n in both if own[n].shape != found[n].shape]
     rows = {theirs[0] for ours, theirs in pairs if theirs and ours[1:] == theirs[1:]}
     if own.keys() == found.keys() and len(pairs) <= 2 and len(rows) == 1:  # a last layer
         return f" If it tells {rows.pop()} classes apart, say so: num_classes."
-    return hint(sorted(own.keys() - found.keys()), others)
-
-
-def _described(content: Any) -> str:
-    if isinstance(content, nn.Module):
-        return "a whole module"
-    if isinstance(content, Mapping):
-        return f"a mapping of {', '.join(map(str, list(content)[:8])) or 'nothing'}"
-    return f"a {type(content).__name__}"
+    if part := next(filter(COMPUTED.fullmatch, others), None):
+        return (
+            f" {part} is part of a weight that is computed in a way which the file does not tell: "
+            "save the network without parametrizations (torch.nn.utils.parametrize."
+            "remove_parametrizations, torch.nn.utils.prune.remove, …)."
+        )
+    near = {
+        name: difflib.get_close_matches(name, list(others)[:1000], n=1, cutoff=0.3)
+        for name in sorted(own.keys() - found.keys())[:_MOST]
+    }
+    shown_pairs = ", ".join(f"{name} ({close[0]})" for name, close in near.items() if close)
+    return f" Nearest to what is missing: {shown_pairs}." if shown_pairs else ""

@@ -1,4 +1,4 @@
-"""Surgery: what was taken out of a network for good, as a model file says it.
+"""Surgery: cuts that take channels and features out of a network for good.
 
 A file says how its network is rebuilt: create the architecture, apply the surgery, fill in the
 tensors. The metadata's key ``surgery`` is a list of cuts, each of one layer along one dimension.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ Cuttable = nn.Conv2d | nn.Linear | _BatchNorm
 
 
 class Cut(BaseModel):
-    """What is left of one layer along one dimension; nothing is converted."""
+    """The part of one layer that is kept along one dimension; nothing is converted."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -37,36 +37,28 @@ class Cut(BaseModel):
     """Indices in the architecture's own layer, ascending."""
 
 
-def operated(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
-    """A network after the surgery that its file tells of.
+def apply_surgery(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
+    """The network after the surgery in a file's metadata, in place, and on its device.
 
-    All of it is checked before anything is cut. A network on the meta device stays there.
-
-    Args:
-        path: the file, for messages.
-        model: as its architecture has it; changed in place.
-        metadata: the file's.
+    All of it is checked before anything is cut. ``path`` is for messages.
 
     Raises:
         UsageError: the file is damaged: the surgery does not fit the network.
     """
-    found = metadata.get(KEY) or []
-    cuts = [cut if isinstance(cut, Cut) else Cut.model_validate(cut) for cut in found]
-    if problems := list(itertools.islice(_problems(model, cuts), 8)):
+    cuts = [Cut.model_validate(cut) for cut in metadata.get(KEY) or []]
+    modules = dict(model.named_modules())
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    places = Counter((cut.layer, cut.dimension) for cut in cuts)
+    faults = (_fault(cut, modules, uses, places) for cut in cuts)
+    if problems := list(itertools.islice(filter(None, faults), 8)):
         raise UsageError(f"{path} is damaged: in its surgery, {'; '.join(problems)}.")
     for cut in cuts:
-        layer = model.get_submodule(cut.layer)
-        if isinstance(layer, _BatchNorm):
-            _cut_norm(layer, cut.kept)
-        elif cut.dimension == 0:
-            _cut_outputs(layer, cut.kept)  # type: ignore[arg-type]
-        else:
-            _cut_inputs(layer, cut.kept)  # type: ignore[arg-type]
+        _apply(cut, modules[cut.layer])
     return model
 
 
-def described_cuts(metadata: Mapping[str, Any]) -> str:
-    """What was cut, in words: ``conv1 to 12 outputs, conv2 to 12 inputs``; empty if nothing was."""
+def describe_cuts(metadata: Mapping[str, Any]) -> str:
+    """The cuts in words: ``conv1 to 12 outputs, conv2 to 12 inputs``; empty if there are none."""
     sides = ("outputs", "inputs")
     return ", ".join(
         f"{cut['layer'] or 'the network'} to {len(cut['kept'])} {sides[cut['dimension']]}"
@@ -74,90 +66,64 @@ def described_cuts(metadata: Mapping[str, Any]) -> str:
     )
 
 
-def _problems(model: nn.Module, cuts: Sequence[Cut]) -> Iterator[str]:
-    modules = dict(model.named_modules())
-    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    seen: set[tuple[str, int]] = set()
-    for cut in cuts:
-        layer = modules.get(cut.layer)
-        if layer is None:
-            yield f"no layer is called '{cut.layer}'.{nearest(cut.layer, modules)}".rstrip(".")
-        elif (cut.layer, cut.dimension) in seen:
-            yield f"'{cut.layer}' is cut twice along dimension {cut.dimension}"
-        elif not isinstance(layer, Cuttable) or (
-            isinstance(layer, _BatchNorm) and cut.dimension != 0
-        ):
-            yield (
-                f"{type(layer).__name__} '{cut.layer}' cannot be cut along dimension "
-                f"{cut.dimension}: Conv2d and Linear can along 0 and 1, BatchNorm along 0"
-            )
-        elif any(uses[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):
-            yield f"'{cut.layer}' shares a weight with another layer, and cannot be cut alone"
-        elif reason := _misfit(layer, cut):
-            yield f"of dimension {cut.dimension} of '{cut.layer}' {reason}"
-        seen.add((cut.layer, cut.dimension))
-
-
-def _misfit(layer: Cuttable, cut: Cut) -> str:
-    """What is wrong with the indices; empty if nothing is."""
-    size = _size(layer, cut.dimension)
+def _fault(
+    cut: Cut,
+    modules: Mapping[str, nn.Module],
+    uses: Counter[int],
+    places: Counter[tuple[str, int]],
+) -> str:
+    """The fault of a cut; empty if there is none."""
+    layer = modules.get(cut.layer)
+    if layer is None:
+        return f"no layer is called '{cut.layer}'.{nearest(cut.layer, modules)}".rstrip(".")
+    if places[cut.layer, cut.dimension] > 1:
+        return f"'{cut.layer}' is cut twice along dimension {cut.dimension}"
+    if not isinstance(layer, Cuttable) or (isinstance(layer, _BatchNorm) and cut.dimension):
+        return (
+            f"{type(layer).__name__} '{cut.layer}' cannot be cut along dimension "
+            f"{cut.dimension}: Conv2d and Linear can along 0 and 1, BatchNorm along 0"
+        )
+    if any(uses[id(parameter)] > 1 for parameter in layer.parameters(recurse=False)):
+        return f"'{cut.layer}' shares a weight with another layer, and cannot be cut alone"
+    if isinstance(layer, _BatchNorm):  # it may have no weight
+        size = layer.num_features
+    else:
+        size = layer.weight.shape[cut.dimension]
+    fault = ""
     if any(low >= high for low, high in itertools.pairwise(cut.kept)):
-        return "the kept indices are not ascending"
-    if cut.kept[-1] >= size:
-        return f"index {cut.kept[-1]} is kept, and there are {size}"
-    if isinstance(layer, nn.Conv2d) and cut.dimension == 0 and len(_groups(layer, cut.kept)) > 1:
-        return f"its {layer.groups} groups keep unlike numbers of outputs"
-    return ""
-
-
-def _size(layer: Cuttable, dimension: int) -> int:
-    if isinstance(layer, _BatchNorm):
-        return layer.num_features
-    return int(layer.weight.shape[dimension])
+        fault = "the kept indices are not ascending"
+    elif cut.kept[-1] >= size:
+        fault = f"index {cut.kept[-1]} is kept, and there are {size}"
+    elif isinstance(layer, nn.Conv2d) and not cut.dimension and len(_groups(layer, cut.kept)) > 1:
+        fault = f"its {layer.groups} groups keep unlike numbers of outputs"
+    return fault and f"of dimension {cut.dimension} of '{cut.layer}' {fault}"
 
 
 def _groups(layer: nn.Conv2d, kept: Sequence[int]) -> set[int]:
-    """How many outputs groups keep: the numbers that occur, but 0."""
+    """The numbers of outputs that groups keep, but 0."""
     each = layer.out_channels // layer.groups
-    counts = [0] * layer.groups
-    for index in kept:
-        counts[index // each] += 1
-    return set(counts) - {0}
+    return set(Counter(index // each for index in kept).values())
 
 
-def _cut_outputs(layer: nn.Conv2d | nn.Linear, kept: Sequence[int]) -> None:
-    """Groups of which nothing is left go, with the inputs that only they have."""
-    _slice(layer, ("weight", "bias"), 0, kept)
-    if isinstance(layer, nn.Linear):
-        layer.out_features = len(kept)
-        return
-    (each,) = _groups(layer, kept)
-    inputs = layer.in_channels // layer.groups
-    layer.out_channels, layer.groups = len(kept), len(kept) // each
-    layer.in_channels = inputs * layer.groups
-
-
-def _cut_inputs(layer: nn.Conv2d | nn.Linear, kept: Sequence[int]) -> None:
-    _slice(layer, ("weight",), 1, kept)
-    if isinstance(layer, nn.Linear):
-        layer.in_features = len(kept)
-    else:
-        layer.in_channels = len(kept) * layer.groups
-
-
-def _cut_norm(layer: _BatchNorm, kept: Sequence[int]) -> None:
-    _slice(layer, ("weight", "bias", "running_mean", "running_var"), 0, kept)
-    layer.num_features = len(kept)
-
-
-def _slice(layer: nn.Module, names: Sequence[str], dimension: int, kept: Sequence[int]) -> None:
-    """Replace tensors by what is kept of them, on their device."""
+def _apply(cut: Cut, layer: Any) -> None:
+    """Replace a layer's tensors by what is kept of them, and tell it its new size."""
+    names = ("weight",) if cut.dimension else ("weight", "bias", "running_mean", "running_var")
     for name in names:
-        tensor = getattr(layer, name)
-        if tensor is None:
+        if (tensor := getattr(layer, name, None)) is None:
             continue
-        index = torch.tensor(kept, device=tensor.device)
-        left = tensor.detach().index_select(dimension, index)
-        if isinstance(tensor, nn.Parameter):
-            left = nn.Parameter(left, requires_grad=tensor.requires_grad)
-        setattr(layer, name, left)
+        index = torch.tensor(cut.kept, device=tensor.device)
+        left = tensor.detach().index_select(cut.dimension, index)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        setattr(layer, name, nn.Parameter(left, tensor.requires_grad) if is_parameter else left)
+    kept = len(cut.kept)
+    if isinstance(layer, _BatchNorm):
+        layer.num_features = kept
+    elif isinstance(layer, nn.Linear):
+        setattr(layer, "in_features" if cut.dimension else "out_features", kept)
+    elif cut.dimension:
+        layer.in_channels = kept * layer.groups
+    else:  # groups of which nothing is left go, with the inputs that only they have
+        (each,) = _groups(layer, cut.kept)
+        inputs = layer.in_channels // layer.groups
+        layer.out_channels, layer.groups = kept, kept // each
+        layer.in_channels = inputs * layer.groups

@@ -1,171 +1,111 @@
-"""From arguments to an exit code."""
+"""Make neural networks small and robust.
+
+A recipe (a YAML file) says what to train, how to prune it and what to judge it by; one command runs
+it.
+
+  robustprune run recipes/quickstart.yaml         dense, HYDRA and magnitude pruning on real digits
+  robustprune check recipes/quickstart.yaml       what that would do, without training
+  robustprune list objectives                     what a recipe can name, with every option
+  robustprune evaluate runs/…/model.safetensors   what a saved network withstands, by attacks
+  robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
+  robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
+  robustprune export runs/…/model.safetensors     a file as small as what is kept
+  robustprune report runs/quickstart/<id>         all of it as one page to look at
+  robustprune ui                                  compare runs in the browser, in MLflow's UI
+"""
 
 from __future__ import annotations
 
-import errno
+import importlib
 import os
 import signal
 import sys
-import traceback
 import warnings
-from collections.abc import Sequence
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from robustprune.cli.imports import import_parts
-from robustprune.cli.parser import parser
-from robustprune.cli.replies import (
-    FAULT,
-    INTERRUPTED,
-    OK,
-    USAGE,
-    ProcessError,
-    Reply,
-    launched,
-)
-from robustprune.errors import (
-    FullDiskError,
-    InterruptedRun,
-    InvalidError,
-    OwnCodeError,
-    PeerError,
-    SoundnessError,
-    UsageError,
-    first_line,
-)
-from robustprune.files import FULL
-from robustprune.paths import reason
+from robustprune.cli.arguments import run_imports
+from robustprune.cli.outcome import OK, USAGE, Outcome, launched, outcome_of, rank
+from robustprune.version import __version__
 
-_MOST_LINES = 23  # with the line before and the line after them: one screen
-_PATHS = {
-    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP),
-}  # of what somebody named, or of what lies below it
-_FAULT = "this is a fault of robustprune, not of your input. Please report it."
+COMMANDS = {
+    "run": "run recipes",
+    "check": "validate recipes and show what one would do",
+    "list": "list what recipes can name",
+    "show": "show a recipe, a model file or a run folder",
+    "evaluate": "evaluate saved networks by attacks and other evaluators",
+    "certify": "certify saved networks by randomised smoothing",
+    "verify": "verify saved networks by bounds on their logits",
+    "export": "write a network in a format for others",
+    "import-hydra": "read a checkpoint of the reference implementation",
+    "report": "write a page about runs",
+    "compare": "print runs side by side",
+    "ui": "open MLflow's UI on the runs",
+    "schema": "print the JSON Schema of recipes",
+}
+"""Every command: a module of this package, which is imported when the command is called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        argv: the arguments; the process's own if absent.
-    """
-    arguments = parser().parse_args(argv)
-    if (reply := Reply.before()) is not None:
-        return _tell(reply)
-    if _rank():
+    """Run one command, by default that of the process's own arguments; return its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser(words[:1]).parse_args(words)
+    arguments.words = words  # for the line that resumes
+    if (outcome := Outcome.earlier()) is not None:
+        return _tell(outcome)
+    if rank():
         warnings.simplefilter("ignore")  # the main process warns
     try:
-        if getattr(arguments, "imports_of", None) is not None:
-            import_parts(arguments.imports_of)
-        arguments.run(arguments)
-        _leave()
-    except BrokenPipeError:  # `robustprune list | head`
-        sys.stderr.close()
-        return OK
+        if recipe := getattr(arguments, "imports_of", None):
+            run_imports(recipe)
+        arguments.command(arguments)
+        if group := _group():  # one still at work would abort if another had ended
+            group.barrier()
+            group.destroy_process_group()
     except (Exception, KeyboardInterrupt) as error:
-        return _tell(_reply(error))
+        return _tell(outcome_of(error))
     return OK
 
 
-def _reply(error: BaseException) -> Reply:
-    """What is to be said of an error, and the exit code."""
-    kind = type(error).__name__
-    if isinstance(error, ProcessError):
-        return error.reply
-    if isinstance(error, FullDiskError):
-        return Reply(USAGE, kind, f"error: {error}", folder=str(error.folder.absolute()))
-    if isinstance(error, UsageError):
-        return Reply(USAGE, kind, f"error: {_text(error)}")
-    if isinstance(error, SoundnessError):
-        return Reply(FAULT, kind, f"error: {error}")
-    if isinstance(error, InterruptedRun):
-        text = f"interrupted; what was finished is kept.\n{error}"
-        return Reply(INTERRUPTED, kind, text, echo=True, folder=str(error))
-    if isinstance(error, KeyboardInterrupt):
-        return Reply(INTERRUPTED, kind, "interrupted.", echo=True)
-    if isinstance(error, PeerError):
-        return Reply(FAULT, kind, "error: another process of the job has failed.", echo=True)
-    if _is_lost(error):
-        text = f"error: another process does not answer any more: {first_line(error)}"
-        return Reply(FAULT, kind, text, echo=True)
-    if isinstance(error, OSError) and (text := _of_system(error)):
-        return Reply(USAGE, kind, f"error: {text}")
-    from robustprune.recipe.own import blamed
+def parser(commands: Iterable[str] = COMMANDS) -> ArgumentParser:
+    """Return the parser of the command line.
 
-    if text := blamed(error):
-        return Reply(USAGE, OwnCodeError.__name__, f"error: {text}")
-    trace = "".join(traceback.format_exception(error))
-    return Reply(FAULT, kind, f"{trace}error: {_FAULT}")
+    Args:
+        commands: those whose modules are imported and add their arguments; of others there is only
+            the line in the overview.
+    """
+    formatter = RawDescriptionHelpFormatter
+    top = ArgumentParser("robustprune", description=__doc__, formatter_class=formatter)
+    top.add_argument("--version", action="version", version=f"robustprune {__version__}")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, formatter_class=formatter)
+        if name in commands:
+            module = importlib.import_module(f"robustprune.cli.{name.replace('-', '_')}")
+            subparser.description = module.__doc__
+            subparser.set_defaults(command=module.command)
+            module.add_arguments(subparser)
+    return top
 
 
-def _tell(reply: Reply) -> int:
-    """Print it, or leave it to who has launched this process; returns the exit code."""
+def _tell(outcome: Outcome) -> int:
+    """Print an outcome, or leave it to the process that launched this one; return its code."""
     if launched():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the others' end must not cut it short
         with suppress(OSError):  # of a full disk, of which it may be the news
-            reply.leave()
-            return reply.code
-    if not (reply.echo and _rank()) and not _told_elsewhere(reply):
-        print(reply.of(_rank()).text, file=sys.stderr)
-    return reply.code
-
-
-def _told_elsewhere(reply: Reply) -> bool:
-    """Whether another process says it, or the launcher that watches this one."""
-    if reply.kind == PeerError.__name__:
-        return "TORCHELASTIC_RUN_ID" in os.environ
-    # found before the processes knew of each other, and on each machine by its first one
-    return reply.code == USAGE and _group() is None and os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-def _of_system(error: OSError) -> str:
-    """What to say of a full disk, or of a path that cannot be used; empty of anything else."""
-    if error.errno in FULL:
-        return f"{FULL[error.errno]} ({error.filename}). Make room and resume."
-    if error.errno == errno.EROFS:
-        return f"the disk has become read-only ({error.filename}). Mend that and resume."
-    if error.errno in _PATHS and error.filename is not None:
-        return f"{error.filename}: {reason(error)}. Name another path, or mend that."
-    return ""
-
-
-def _text(error: UsageError) -> str:
-    if not isinstance(error, InvalidError):
-        return str(error)
-    lines = str(error).splitlines()
-    count = len(error.problems)
-    head = [] if count == 1 else [f"{count} problems:"]
-    more = [f"… and {len(lines) - _MOST_LINES} lines more"] if len(lines) > _MOST_LINES else []
-    return "\n".join([*head, *lines[:_MOST_LINES], *more])
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether it says that the connection to another process has been lost."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not isinstance(error, RuntimeError):
-        return False
-    from torch import distributed
-
-    named = any(name in str(error).lower() for name in ("gloo", "nccl", "connection closed"))
-    return named or isinstance(error, getattr(distributed, "DistError", ()))
-
-
-def _leave() -> None:
-    """Wait for the other processes of the job, and part from them in order.
-
-    One that is still at work would lose its connection to one that has ended, and abort.
-    """
-    if (group := _group()) is not None:
-        group.barrier()
-        group.destroy_process_group()
+            outcome.write()
+            return outcome.code
+    # what processes find before they know of each other, the first one of each machine says
+    alone = outcome.code == USAGE and not _group() and os.environ.get("LOCAL_RANK", "0") != "0"
+    if not alone and not (outcome.echo and rank()):
+        print(outcome.of(rank()).text, file=sys.stderr)
+    return outcome.code
 
 
 def _group() -> Any:
-    """torch.distributed, if this process is connected to others by it."""
+    """Return torch.distributed if this process is connected to others by it."""
     distributed: Any = sys.modules.get("torch.distributed")
-    known = distributed is not None and distributed.is_available()
-    return distributed if known and distributed.is_initialized() else None
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    connected = getattr(distributed, "is_initialized", bool)  # some builds of torch have none
+    return distributed if connected() else None

@@ -1,16 +1,13 @@
-"""What an option's text is read as."""
+"""Types of what is typed: from an option's text to its value."""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from robustprune.arithmetic import number
 from robustprune.errors import UsageError
 from robustprune.paths import usable
-
-MLFLOW = "mlflow:"
-"""Stands before the id or the name of a run that an MLflow store holds."""
 
 
 def real(text: str) -> int | float:
@@ -18,20 +15,17 @@ def real(text: str) -> int | float:
     try:
         value = number(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}") from None
+        raise ArgumentTypeError(f"{error}") from None
     if value is None:
-        raise argparse.ArgumentTypeError(f"expected a number such as 0.25 or 2/255, got '{text}'")
+        raise ArgumentTypeError(f"expected a number such as 3 or 2/255, got '{text}'")
     return value
 
 
 def positive(text: str) -> int:
     """A whole number from 1 on, or arithmetic such as 1e4 that gives one."""
-    try:
-        value = number(text)
-    except ValueError:
-        value = None
-    if value is None or value < 1 or value != int(value):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
+    value = real(text)
+    if value < 1 or value != int(value):
+        raise ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
     return int(value)
 
 
@@ -40,19 +34,24 @@ def path(text: str) -> Path:
     try:
         return usable(text)
     except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error}") from None
-
-
-def run(text: str) -> str:
-    """A path like that, or what `tracking` has: ``mlflow:`` and a name."""
-    if not text.startswith(MLFLOW):
-        path(text)
-    return text
+        raise ArgumentTypeError(f"{error}") from None
 
 
 def names(text: str) -> list[str]:
     """Names with commas between them, at least one."""
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:
-        raise argparse.ArgumentTypeError("expected names with commas between them, got none")
+        raise ArgumentTypeError("expected names with commas between them, got none")
     return found
+
+
+def part(text: str) -> tuple[str, dict[str, str]]:
+    """A part's name and options, ``packed:values=fp16``."""
+    name, _, options = text.partition(":")
+    fields = {}
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ArgumentTypeError(f"expected NAME:KEY=VALUE,…, got '{text}': '{option}' has no =")
+        fields[key.strip()] = value.strip()
+    return name, fields

@@ -6,10 +6,15 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from robustprune.errors import UsageError
-from robustprune.recipe import Recipe, load_recipe
+from robustprune.recipe import load_recipe
+from robustprune.recipe.document import dump
+from robustprune.recipe.reading import NotYamlError, read_yaml
+
+if TYPE_CHECKING:  # torch comes with it, and who wrote no YAML need not wait for it
+    from robustprune.recipe import Recipe
 
 _MOST = 1000
 
@@ -25,72 +30,46 @@ class Variant(NamedTuple):
 def variants(
     paths: Sequence[Path], *, overrides: Sequence[str], sweeps: Sequence[str]
 ) -> list[Variant]:
-    """Every recipe with every combination of the sweeps' values, all of them valid.
+    """Return every recipe with every combination of the sweeps' values, all of them valid.
 
-    A sweep's value becomes part of the recipe's name, e.g. ``quickstart-epochs-2``.
-
-    Args:
-        paths: recipes.
-        overrides: ``key=value``, for all of them.
-        sweeps: ``key=[value, …]``.
+    A sweep, ``key=[value, …]``, makes its value part of the recipe's name, e.g.
+    ``quickstart-epochs-2``; overrides, ``key=value``, are for all of them.
 
     Raises:
         UsageError: a sweep, a recipe or a variant of one is at fault, or two would be one run.
     """
-    axes = [_axis(sweep) for sweep in sweeps]
-    combinations = list(itertools.product(*axes))
+    combinations = list(itertools.product(*map(_points, sweeps)))
     if len(paths) * len(combinations) > _MOST:
         raise UsageError(f"--sweep: that is more than {_MOST} runs. Sweep over less.")
-    found = [
-        _variant(path, overrides, combination) for path in paths for combination in combinations
-    ]
-    names = [variant.recipe.name for variant in found]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UsageError(
-            f"{names.count(twice[0])} runs would be called '{twice[0]}'. Give each recipe a name "
-            "of its own, and each sweep other values."
-        )
-    return found
-
-
-class _Point(NamedTuple):
-    """One value of a sweep."""
-
-    override: str
-    suffix: str
-
-
-def _variant(path: Path, overrides: Sequence[str], points: Sequence[_Point]) -> Variant:
-    changes = (*overrides, *(point.override for point in points))
-    recipe = load_recipe(path, changes)
-    if points:
-        changes += (f"name={recipe.name}{''.join(point.suffix for point in points)}",)
+    found: dict[str, Variant] = {}
+    for path, points in itertools.product(paths, combinations):
+        changes = (*overrides, *(override for override, _ in points))
         recipe = load_recipe(path, changes)
-    return Variant(path, changes, recipe)
+        if points:
+            changes += (f"name={recipe.name}{''.join(suffix for _, suffix in points)}",)
+            recipe = load_recipe(path, changes)
+        if recipe.name in found:
+            raise UsageError(
+                f"several runs would be called '{recipe.name}'. Give each recipe a name of its "
+                "own, and each sweep other values."
+            )
+        found[recipe.name] = Variant(path, changes, recipe)
+    return list(found.values())
 
 
-def _axis(sweep: str) -> list[_Point]:
-    """The points of ``key=[value, …]``."""
-    from robustprune.recipe.document import dump_flow
-    from robustprune.recipe.reading import NotYamlError, read_yaml
-
-    key, equals, text = sweep.partition("=")
+def _points(sweep: str) -> list[tuple[str, str]]:
+    """Return the values of ``key=[value, …]``: each as an override, and as an ending of names."""
+    key, equals, text = (part.strip() for part in sweep.partition("="))
     try:
-        reading = read_yaml(text)
+        values = read_yaml(text).values
     except NotYamlError as error:
-        raise UsageError(f"--sweep {sweep}: the values are not YAML: {error}.") from None
-    values = reading.values
-    if not equals or not key.strip() or not isinstance(values, list) or not values:
+        raise UsageError(f"--sweep {sweep}: {error}") from None
+    if not equals or not key or not isinstance(values, list) or not values:
         raise UsageError(f"--sweep {sweep}: expected key=[value, …], e.g. prune.epochs=[1, 2, 4].")
-    last = key.strip().rpartition(".")[2]
-    return [
-        _Point(f"{key.strip()}={dump_flow(value)}", f"-{last}-{_word(value, number)}")
-        for number, value in enumerate(values, start=1)
-    ]
-
-
-def _word(value: Any, number: int) -> str:
-    """A value as part of a name; of a list or a part with options, its ``number`` in the sweep."""
-    if isinstance(value, dict | list):
-        return str(number)
-    return re.sub(r"[^\w.-]+", "_", str(value).lower() if isinstance(value, bool) else str(value))
+    points = []
+    for number, value in enumerate(values, start=1):
+        text = dump(value, flow=True)
+        # of a list or a part with options, its number
+        word = number if isinstance(value, dict | list) else re.sub(r"[^\w.-]+", "_", text)
+        points.append((f"{key}={text}", f"-{key.rpartition('.')[2]}-{word}"))
+    return points

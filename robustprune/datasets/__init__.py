@@ -11,13 +11,7 @@ __all__ = ["Dataset", "Extra", "Splits", "create", "get", "names", "register", "
 registry = Registry(
     "datasets",
     base=Dataset,  # type: ignore[type-abstract]
-    modules=[
-        "robustprune.datasets.digits",
-        "robustprune.datasets.mnist",
-        "robustprune.datasets.cifar",
-        "robustprune.datasets.svhn",
-        "robustprune.datasets.imagefolder",
-    ],
+    modules=["robustprune.datasets.small_images", "robustprune.datasets.imagefolder"],
 )
 register = registry.register
 create = registry.create

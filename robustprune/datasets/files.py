@@ -1,93 +1,151 @@
-"""Datasets of small images that are read from files into memory."""
+"""Places where the files of a dataset are looked for, and checks of what is in them."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-from robustprune.datasets.base import Dataset
-from robustprune.datasets.locate import missing, places
-from robustprune.datasets.tidy import tidied
+import numpy as np
+import torch
+
 from robustprune.errors import UsageError
+from robustprune.paths import told, usable
+from robustprune.types import Images
 
-if TYPE_CHECKING:
-    from robustprune.datasets.source import TensorSource
-    from robustprune.types import Images
+VARIABLE = "ROBUSTPRUNE_DATA"
+"""The environment variable that names the folder of all datasets."""
+
+FREE = 2**28
+"""Bytes that any file may unpack to."""
+MOST_TIMES = 100
+"""Times its own size that a larger file may unpack to; photographs take 1 to 10."""
+_MOST_NAMES = 2**22  # bytes of a file of classes' names
 
 
-class FileDataset(Dataset):
-    """A dataset in the Hugging Face hub's parquet layout, or in torchvision's own files."""
+def places(path: Path, *others: str) -> list[Path]:
+    """Return every path that ``path`` may mean, in the order in which they are tried.
 
-    padding: ClassVar[int] = 0
-    """Zeros around a training image before it is cropped back; 0 for no crop."""
-    flip: ClassVar[bool] = False
-    """Whether a mirrored image is still of its class."""
-    hub_name: ClassVar[str]
-    """What the Hugging Face hub calls the dataset, for the message that says how to get it."""
+    A relative one is looked for from the working directory, then from $ROBUSTPRUNE_DATA, where
+    ``others`` are tried, too. A `UsageError` says that the variable holds what cannot be a path.
+    """
+    path = Path(os.path.expanduser(path))  # unlike pathlib's, it never raises
+    if path.is_absolute() or not os.environ.get(VARIABLE):
+        return [path.absolute()]
+    try:
+        base = usable(os.path.expanduser(os.environ[VARIABLE])).absolute()
+    except UsageError as error:
+        raise UsageError(f"{VARIABLE}: {error}") from None
+    found = [path.absolute(), base / path, *(base / other for other in others)]
+    return list(dict.fromkeys(found))
 
-    download: bool = True
-    """Whether torchvision may download the files if they are not found; `check` would, too."""
 
-    @abstractmethod
-    def marker(self, *, train: bool) -> str:
-        """The file or folder in the root that shows that torchvision's files are there."""
+def missing(what: str, looked_for: str, where: Sequence[Path], remedy: str) -> UsageError:
+    """Return the error that says what was looked for, in which places, and how to get it."""
+    listed = "".join(f"\n  {place}" for place in where)
+    hint = "" if os.environ.get(VARIABLE) else f"\n{VARIABLE} is not set."
+    return UsageError(f"{what} not found. Looked for {looked_for} in{listed}\n{remedy}{hint}")
 
-    @abstractmethod
-    def torchvision(self, root: Path, *, train: bool, download: bool) -> Any:
-        """The torchvision dataset. What it raises becomes a `UsageError`."""
 
-    def open(self, *, train: bool) -> TensorSource:
-        """All training or test images, in memory as uint8; see `Dataset.open`."""
-        from robustprune.datasets.augment import CropFlip
-        from robustprune.datasets.source import TensorSource
-
-        augments = train and self.augment and (self.padding or self.flip)
-        augment = CropFlip(padding=self.padding, flip=self.flip) if augments else None
-        return TensorSource(*self._read(train), augment)
-
-    def _read(self, train: bool) -> Images:
-        from robustprune.datasets import hub
-
-        split = "train" if train else "test"
-        candidates = places(self.root or Path("data", self.registered_name), self.registered_name)
-        for place in candidates:
-            shards = hub.shards(place, split)
-            if shards:
-                hub.check_names(shards, self.class_names)
-                return hub.read(shards, **self._expected())
-            if (place / self.marker(train=train)).exists():
-                return self._from_torchvision(place, train)
-        reason = "With 'download: true', torchvision would fetch its own."
-        if self.download:
-            try:
-                with tidied(candidates[-1]):
-                    return self._from_torchvision(candidates[-1], train)
-            except UsageError as error:
-                reason = str(error)
-        raise missing(
-            f"dataset '{self.registered_name}': the {split}ing images were",
-            f"{split}-*.parquet or {self.marker(train=train)}",
-            candidates,
-            f"Put the parquet files of '{self.hub_name}' from the Hugging Face hub there, or "
-            f"torchvision's files for {type(self).__name__}, or set 'root:'.\n{reason}",
+def check_unpacked(size: int, file: Path, what: str) -> None:
+    """Raise a `UsageError` if ``what`` in a small file takes many bytes (``size``) unpacked."""
+    held = file.stat().st_size
+    if size > max(FREE, MOST_TIMES * held):
+        raise UsageError(
+            f"{file}: {what} would take {size:,} bytes, and the file has {held:,}: more than "
+            f"{MOST_TIMES} times as much. Images do not compress like that; fetch it again."
         )
 
-    def _from_torchvision(self, root: Path, train: bool) -> Images:
-        from robustprune.datasets.tensors import checked
 
-        file = root / self.marker(train=train)
-        try:
-            dataset = self.torchvision(root, train=train, download=self.download)
-        except Exception as error:  # network, archive, pickle and file errors of many types
-            what = f"{file} cannot be read" if file.exists() else "torchvision's download failed"
-            raise UsageError(f"dataset '{self.registered_name}': {what} ({error}).") from error
-        labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
-        return checked(dataset.data, labels, **self._expected(), where=str(file))
+def checked(
+    data: Any, labels: Any, *, channels: int, size: int, num_classes: int, where: str
+) -> Images:
+    """Return uint8 images ``(n, c, h, w)``, contiguous, and int64 labels, once they are checked.
 
-    def _expected(self) -> dict[str, int]:
-        return {
-            "channels": self.channels,
-            "size": self.image_size,
-            "num_classes": self.num_classes,
-        }
+    Args:
+        data: uint8, ``(n, c, h, w)``, ``(n, h, w, c)``, or ``(n, h, w)`` if grey.
+        labels: ``(n,)`` whole numbers, which must be below ``num_classes``.
+        channels: the number of channels there must be.
+        size: the height and width there must be.
+        num_classes: see ``labels``.
+        where: the file, for the message.
+
+    Raises:
+        UsageError: a wrong shape, type, count or label.
+    """
+    pixels, classes = np.asarray(data), np.asarray(labels)
+    if pixels.ndim == 3 and channels == 1:
+        pixels = pixels[:, None]
+    if pixels.shape[1:] == (size, size, channels) and channels != size:
+        pixels = pixels.transpose(0, 3, 1, 2)
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (channels, size, size):
+        remedy = " If they are in [0, 1], write (255 * images).round() as uint8."
+        raise UsageError(
+            f"{where}: expected uint8 images of {channels}×{size}×{size} (channels, height, "
+            f"width), found {pixels.dtype} of shape {pixels.shape}."
+            + (remedy if pixels.dtype.kind == "f" else "")
+        )
+    count = len(pixels)
+    if not count:
+        raise UsageError(f"{where}: it holds no images.")
+    if pixels.max() == 1:
+        raise UsageError(
+            f"{where}: no pixel is above 1: images of 0 … 255 were expected. Multiply them by 255."
+        )
+    if classes.shape != (count,) or classes.dtype.kind not in "iu":
+        raise UsageError(
+            f"{where}: expected {count} whole-numbered labels, one per image, found "
+            f"{classes.dtype} of shape {classes.shape}."
+        )
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or high >= num_classes:
+        raise UsageError(
+            f"{where}: labels must be in 0 … {num_classes - 1}, found {low} … {high}. "
+            "Is this another dataset?"
+        )
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+    return Images(tensor, torch.from_numpy(classes.astype(np.int64)))
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in ``folder``, without hidden ones.
+
+    Raises:
+        UsageError: there are none, or one has a name that is no text.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise UsageError(f"{folder}: no class folders in it: one folder of images per class.")
+    for name in names:
+        usable(folder / name)
+    return names
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """Return the names of classes in a text file, one per line.
+
+    Raises:
+        UsageError: it cannot be read, is no text, or names a class twice.
+    """
+    what = f"cannot read the names of classes in {file}"
+    with told(what, "Name another file."), file.open("rb") as stream:
+        content = stream.read(_MOST_NAMES + 1)
+    try:
+        if len(content) > _MOST_NAMES:
+            raise ValueError("it is larger than 4 MiB")
+        lines = content.decode("utf-8").splitlines()
+        return check_names([line.strip() for line in lines if line.strip()])
+    except ValueError as error:  # UnicodeDecodeError and UsageError are, too
+        raise UsageError(f"{file}: expected names of classes, one per line: {error}.") from None
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of classes, or raise a `UsageError` if they are not two different ones."""
+    if len(names) < 2:
+        raise UsageError(f"expected the names of at least 2 classes; got {len(names)}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"two classes are called '{twice}'; give each a name of its own")
+    return tuple(names)

@@ -8,18 +8,7 @@ from robustprune.registry import Registry
 registry: Registry[Evaluator] = Registry(
     "evaluators",
     base=Evaluator,
-    modules=[
-        f"{__name__}.{module}"
-        for module in (
-            "clean",
-            "pgd",
-            "autoattack",
-            "library",
-            "smoothing",
-            "bounds",
-            "verified",
-        )
-    ],
+    modules=[f"{__name__}.{module}" for module in ("attacks", "smoothing", "bounds")],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

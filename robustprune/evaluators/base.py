@@ -1,26 +1,23 @@
-"""What every evaluator is."""
+"""The base of every evaluator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
 
+from robustprune.components import Part
 from robustprune.errors import ContractError
-from robustprune.evaluators import accuracy
-from robustprune.evaluators.omissions import Omissions
-from robustprune.modes import eval_mode
-from robustprune.parts import Part
+from robustprune.evaluators.accuracy import Metrics, PerImage, summarise
 from robustprune.seeding import fork
+from robustprune.train_mode import eval_mode
 from robustprune.types import Batch, Threat
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    PerImage = dict[str, Tensor]
-    Batches = Iterable[Batch]
+Batches = Iterable[Batch]
 
 
 class Evaluator(Part):
@@ -31,11 +28,20 @@ class Evaluator(Part):
     """
 
     label: str | None = Field(None, pattern=r"^[\w][\w.-]*$")
-    """What the metric is called in results; the evaluator's name if absent."""
+    """Name of the metric in results; the evaluator's name if absent."""
     samples: int | None = Field(None, ge=1)
     """Judge only the first so many test images; all of them if absent."""
     batch_size: int = Field(250, ge=1)
-    """Images a batch."""
+    """Images per batch."""
+
+    @field_validator("label")
+    @classmethod
+    def _is_no_column(cls, label: str | None) -> str | None:
+        if label in ("index", "label"):
+            raise ValueError(
+                f"'{label}' is the name of a column of every table of images. Give it another one"
+            )
+        return label
 
     effort: ClassVar[tuple[str, ...]] = ()
     """Fields of which a bare `metric` promises the default: how hard an attack tries."""
@@ -56,7 +62,7 @@ class Evaluator(Part):
 
     @property
     def departures(self) -> list[str]:
-        """What of its `effort` is less than the default, as parts of a name."""
+        """Settings among its `effort` that are less than the default, as parts of a name."""
         usual = {key: field.default for key, field in type(self).model_fields.items()}
         return weaker(dict(self), usual, self.effort)
 
@@ -81,7 +87,7 @@ class Evaluator(Part):
         return None
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
-        """What becomes of each image of one batch, whatever other batches were judged before it.
+        """Judge each image of one batch, whatever other batches were judged before it.
 
         Args:
             model: a baked network in eval mode, on the images' device; no parameter wants a
@@ -99,23 +105,19 @@ class Evaluator(Part):
         """
         raise TypeError(f"{type(self).__name__} must define judge(model, images, labels, seed=…)")
 
-    def summarise(self, images: PerImage) -> dict[str, float | int | list[float]]:
-        """From what became of all images to the numbers in ``results.json``.
+    def summarise(self, images: PerImage) -> Metrics:
+        """Make the numbers in ``results.json`` of the results of all images.
 
         Override it for numbers that belong to several entries at once, and keep the convention: a
         metric ``x`` has its number of images ``x_n`` beside it, an accuracy ``x_interval`` too.
 
         Args:
-            images: what `judge` gave, the batches joined, on the CPU.
+            images: what `judge` gave, the batches joined, on the CPU; nothing else may matter.
 
         Returns:
             See `robustprune.evaluators.accuracy.summarise`. Finite numbers only: JSON has no NaN.
         """
-        return accuracy.summarise(images)
-
-    def omissions(self) -> Omissions:
-        """What was left out of the batch that was judged last; asked for once after each."""
-        return Omissions()
+        return summarise(images)
 
     def evaluate(
         self, model: nn.Module, batches: Batches, *, seed: int, network: str
@@ -126,33 +128,44 @@ class Evaluator(Part):
         judged before it, or by other processes.
 
         The network is in eval mode and wants no gradients meanwhile, so that an attack's backward
-        pass neither fills them nor pays for them; each module and parameter is restored.
+        pass neither fills them nor pays for them; both are put back.
         """
-        import torch
-
+        name = self.label or self.stem
         with eval_mode(model), _frozen(model):
             for number, images, labels in batches:
-                with (
-                    fork(seed, network, self.label or self.stem, number) as derived,
-                    torch.enable_grad(),
-                ):
+                with fork(seed, network, name, number) as derived, torch.enable_grad():
                     results = self.judge(model, images, labels, seed=derived % 2**31)
-                yield _on_cpu(self, results)
+                check_results(self, results, n=len(labels))
+                yield {name: values.detach().cpu() for name, values in results.items()}
 
 
-def _on_cpu(evaluator: Evaluator, results: PerImage) -> PerImage:
-    try:
-        return {name: values.detach().cpu() for name, values in results.items()}
-    except AttributeError as error:
-        message = f"evaluator '{evaluator.metric}': judge must give tensors by name ({error})."
-        raise ContractError(evaluator, message) from None
+def check_results(evaluator: Evaluator, results: PerImage, *, n: int) -> None:
+    """Hold the results of one batch of n images against the evaluator's contract.
+
+    Raises:
+        ContractError: they break it.
+    """
+    name, wrong = evaluator.metric, ""
+    if not isinstance(results, Mapping) or not all(map(torch.is_tensor, results.values())):
+        wrong = f"judge must give tensors by name; got {type(results).__name__}."
+    elif name not in results:
+        wrong = f"judge must give an entry '{name}'; got {list(results)}."
+    elif shapes := {key: tuple(v.shape) for key, v in results.items() if v.shape != (n,)}:
+        wrong = f"judge must give one value an image, shape ({n},); got {shapes}."
+    elif (evaluator.claims or evaluator.refutes) and results[name].dtype != torch.bool:
+        wrong = (
+            f"it claims or refutes a ball, so its entry '{name}' must be boolean; got "
+            f"{results[name].dtype}."
+        )
+    if wrong:
+        raise ContractError(evaluator, f"evaluator '{name}': {wrong}")
 
 
 def weaker(values: Mapping[str, Any], usual: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     """Settings that promise less than the usual ones, as parts of a name.
 
-    Of numbers the smaller ones do, of choices every other one. ``steps`` stand as a bare number,
-    as the field writes PGD-20.
+    A number does if it is smaller, a choice if it is another. ``steps`` stand as a bare number, as
+    the field writes PGD-20.
     """
     numbers = {key for key in keys if isinstance(usual[key], int | float)}
     differ = [key for key in keys if values[key] != usual[key]]

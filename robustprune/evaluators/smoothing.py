@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Any, Self
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from robustprune.adapters import sequential, smoothing
-from robustprune.evaluators import accuracy, register
-from robustprune.evaluators.attacks import num_classes
+from robustprune.evaluators import register
+from robustprune.evaluators.accuracy import Metrics, PerImage, summarise
 from robustprune.evaluators.base import Evaluator
+from robustprune.evaluators.criteria import num_classes
 from robustprune.radii import L2Radius, Sigma
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from robustprune.evaluators.base import PerImage
 
 
 @register("smoothing")
@@ -29,7 +27,7 @@ class Smoothing(Evaluator):
     """
 
     batch_size: int = Field(20, ge=1)
-    """Images a batch."""
+    """Images per batch."""
     sigma: Sigma = Field(0.25, gt=0)
     """Standard deviation of the noise; [0, 1] pixel range."""
     n0: int = Field(100, ge=1)
@@ -46,7 +44,7 @@ class Smoothing(Evaluator):
     """Stop sampling an image when the answer at ``radius`` is settled, with the same ``alpha``.
     The radius of an image, and so their average, is then not known."""
     noise_seed: int = Field(0, ge=0)
-    """Of the noise, which depends on this and on the image only: all networks see the same."""
+    """Seed of the noise, which depends on this and on the image only: all networks see the same."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -60,7 +58,7 @@ class Smoothing(Evaluator):
         return self
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
-        """Which images are certified, with the rest of what is known of each.
+        """Certify each image.
 
         ``seed`` is not used, because it depends on the batch.
 
@@ -71,29 +69,17 @@ class Smoothing(Evaluator):
             0 where the class is wrong or none. If sequential, a ``_prediction`` of −1 says that
             none is certified at ``radius``.
         """
-        classes = num_classes(model, images)
+        classes, labels = num_classes(model, images), labels.cpu()
         smoothed = smoothing.Smoothed(model, classes, self.sigma, seed=self.noise_seed)
-        judge = self._sequential if self.sequential else self._fixed
-        return judge(smoothed, images, labels.cpu())
-
-    def summarise(self, images: PerImage) -> dict[str, float | int | list[float]]:
-        """The accuracies, ``_acr`` and ``_samples``.
-
-        ``_acr`` is the average certified radius, over all images; it is missing if sequential.
-        ``_samples`` is the mean number of samples an image.
-        """
-        others = {k: v for k, v in images.items() if k != f"{self.metric}_radius"}
-        metrics = accuracy.summarise(others)
-        for entry, name in (("radius", "acr"), ("samples", "samples")):
-            if (values := images.get(f"{self.metric}_{entry}")) is not None:
-                mean = {f"{self.metric}_{name}": values.double().mean().item()}
-                metrics |= mean | {f"{self.metric}_{name}_n": len(values)}
-        return metrics
-
-    def _fixed(self, smoothed: smoothing.Smoothed, images: Tensor, labels: Tensor) -> PerImage:
-        import torch
-
-        found = smoothed.certify(images, n0=self.n0, n=self.n, alpha=self.alpha)
+        effort: Any = {"n0": self.n0, "n": self.n, "alpha": self.alpha}
+        if self.sequential:
+            settled = sequential.certify_at(smoothed, images, radius=self.radius, **effort)
+            return {
+                self.metric: settled.certified & (settled.prediction == labels),
+                f"{self.metric}_prediction": settled.prediction,
+                f"{self.metric}_samples": settled.samples,
+            }
+        found = smoothed.certify(images, **effort)
         right = found.prediction == labels
         extra = {self._named(radius): right & (found.radius >= radius) for radius in self.radii}
         return {
@@ -105,15 +91,19 @@ class Smoothing(Evaluator):
             f"{self.metric}_samples": torch.full_like(labels, self.n0 + self.n),
         }
 
-    def _sequential(self, smoothed: smoothing.Smoothed, images: Tensor, labels: Tensor) -> PerImage:
-        found = sequential.certify_at(
-            smoothed, images, radius=self.radius, n0=self.n0, n=self.n, alpha=self.alpha
-        )
-        return {
-            self.metric: found.certified & (found.prediction == labels),
-            f"{self.metric}_prediction": found.prediction,
-            f"{self.metric}_samples": found.samples,
-        }
+    def summarise(self, images: PerImage) -> Metrics:
+        """The accuracies, ``_acr`` and ``_samples``.
+
+        ``_acr`` is the average certified radius, over all images; it is missing if sequential.
+        ``_samples`` is the mean number of samples per image.
+        """
+        others = {k: v for k, v in images.items() if k != f"{self.metric}_radius"}
+        metrics = summarise(others)
+        for entry, name in (("radius", "acr"), ("samples", "samples")):
+            if (values := images.get(f"{self.metric}_{entry}")) is not None:
+                mean = {f"{self.metric}_{name}": values.double().mean().item()}
+                metrics |= mean | {f"{self.metric}_{name}_n": len(values)}
+        return metrics
 
     def _named(self, radius: float) -> str:
         return f"{self.metric}_{radius:g}"

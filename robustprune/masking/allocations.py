@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from robustprune.parts import Part
+import torch
+from torch import Tensor
+
+from robustprune.components import Part
+from robustprune.masking.selection import Shapes, keep_largest
 from robustprune.registry import Registry
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 __all__ = ["Allocation", "Shapes", "create", "get", "names", "register", "round_count"]
-
-Shapes = Mapping[str, Sequence[int]]
-"""Shapes of the weights, by name."""
 
 
 class Allocation(Part):
@@ -71,10 +68,6 @@ class Global(Allocation):
         self, entries: Mapping[str, Tensor], density: float, shapes: Shapes | None = None
     ) -> dict[str, int]:
         """Each layer's share of the ``round(density · N)`` most important of all N entries."""
-        import torch
-
-        from robustprune.masking.selection import keep_largest
-
         sizes = [score.numel() for score in entries.values()]
         kept = max(round_count(density, sum(sizes)), len(sizes))
         everything = torch.cat([score.detach().reshape(-1).abs() for score in entries.values()])

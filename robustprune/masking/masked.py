@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from robustprune.errors import UsageError
 from robustprune.masking.prunable import Prunable, ends, prunable_weights
 from robustprune.masking.structures import Structure, create
-from robustprune.plain import drop_parametrizations
+from robustprune.unparametrize import drop_parametrizations
 
 Tensors = Mapping[str, Tensor]
 """By the weight's name, e.g. ``conv1.weight``."""
@@ -74,7 +74,7 @@ class _MaskedWeight(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Change:
-    """Changes that `MaskedModel.set` has made; boolean tensors of the weights' shapes, by name."""
+    """Masks before and after `MaskedModel.set`; boolean tensors of the weights' shapes, by name."""
 
     before: Tensors
     after: Tensors
@@ -198,7 +198,6 @@ class MaskedModel:
         """
         if self._open:
             raise RuntimeError("masks cannot change inside cached(): leave it first")
-        before = {}
         for name, mask in masks.items():
             weight = self.weights.get(name)
             if weight is None or mask.dtype != torch.bool or mask.shape != weight.shape:
@@ -207,10 +206,9 @@ class MaskedModel:
                     f"{None if weight is None else tuple(weight.shape)}; got {mask.dtype} of "
                     f"{tuple(mask.shape)}. Weights: {', '.join(self.weights)}"
                 )
-        for name, mask in masks.items():
-            holder = self._masks[name]
-            before[name] = holder.mask
-            holder.mask = torch.empty_like(holder.mask).copy_(mask)  # the caller's stays his own
+        before = {name: self._masks[name].mask for name in masks}
+        for name, mask in masks.items():  # copied: the caller's stays his own
+            self._masks[name].mask = torch.empty_like(before[name]).copy_(mask)
         if self.initial is None:
             self.initial = {name: mask.clone() for name, mask in self.masks.items()}
         return Change(before, {name: self._masks[name].mask for name in masks})
@@ -305,7 +303,17 @@ class MaskedModel:
         Raises:
             UsageError: it is of another network. Nothing is changed then.
         """
-        own = self._plain_state()
+        own: dict[str, Tensor] = dict(self.model.state_dict(keep_vars=True))
+        masked = {id(layer) for layers in self._layers.values() for layer in layers}
+        for place, module in self.model.named_modules(remove_duplicate=False):
+            if (
+                id(module) in masked
+            ):  # its weight under its plain name, in place of all it is made of
+                prefix = f"{place}.".removeprefix(".")
+                here = f"{prefix}parametrizations.weight."
+                weight = own[f"{here}original"]
+                own = {name: tensor for name, tensor in own.items() if not name.startswith(here)}
+                own[f"{prefix}weight"] = weight
         odd = own.keys() ^ checkpoint.keys()
         odd |= {n for n in own.keys() - odd if own[n].shape != checkpoint[n].shape}
         if odd:
@@ -334,7 +342,12 @@ class MaskedModel:
     def report(self) -> list[LayerReport]:
         """Report what is kept of each layer, in the network's order."""
         return [
-            LayerReport(_layer(name), tuple(mask.shape), int(mask.sum()), mask.numel())
+            LayerReport(
+                name.removesuffix("weight").removesuffix("."),
+                tuple(mask.shape),
+                int(mask.sum()),
+                mask.numel(),
+            )
             for name, mask in self.masks.items()
         ]
 
@@ -352,20 +365,3 @@ class MaskedModel:
                     drop_parametrizations(layer)
                     layer.weight.requires_grad_(True)
         return masks
-
-    def _plain_state(self) -> dict[str, Tensor]:
-        """The tensors of the network's plain state dict, by their names in it."""
-        own: dict[str, Tensor] = dict(self.model.state_dict(keep_vars=True))
-        masked = {id(layer) for layers in self._layers.values() for layer in layers}
-        for place, module in self.model.named_modules(remove_duplicate=False):
-            if id(module) in masked:
-                prefix = f"{place}.".removeprefix(".")
-                here = f"{prefix}parametrizations.weight."
-                weight = own[f"{here}original"]
-                own = {name: tensor for name, tensor in own.items() if not name.startswith(here)}
-                own[f"{prefix}weight"] = weight
-        return own
-
-
-def _layer(weight: str) -> str:
-    return weight.removesuffix("weight").removesuffix(".")

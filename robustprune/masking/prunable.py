@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from robustprune.errors import UsageError, first_line, nearest
 from robustprune.masking.structures import Ends
-from robustprune.modes import eval_mode
 from robustprune.seeding import fork
+from robustprune.train_mode import eval_mode
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -29,13 +28,7 @@ _PRODUCTS: tuple[Callable[..., Any], ...] = (
     *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm),
     *(Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm),
 )
-"""Where a layer multiplies its input by a weight."""
-_REMEDIES = {
-    "weight_g": "weight_norm: torch.nn.utils.remove_weight_norm(layer)",
-    "weight_mask": "torch.nn.utils.prune: prune.remove(layer, 'weight')",
-    "weight_orig": "spectral_norm: torch.nn.utils.remove_spectral_norm(layer)",
-}
-"""A tensor that shows who computes a layer's weight by a hook, and how to end that."""
+"""Functions by which a layer multiplies its input by a weight."""
 
 
 class Prunable(NamedTuple):
@@ -74,12 +67,26 @@ def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> list[Prun
     every = list(_found(model))
     if not every:
         raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
-    found = _left(every, exclude)
-    problems = list(itertools.chain(*map(_problems, found))) or list(_shared(model, found))
-    if problems:
+    names = [name for prunable in every for name in prunable.layers]
+    out: set[str] = set()
+    for pattern in exclude:
+        fitting = fnmatch.filter(names, pattern)
+        if not fitting:
+            raise UsageError(f"exclude: no layer is called '{pattern}'.{nearest(pattern, names)}")
+        out.update(fitting)
+    left = [prunable for prunable in every if not out & prunable.layers.keys()]
+    if not left:
+        raise UsageError(f"exclude: {', '.join(exclude)} leaves no layer to prune.")
+    problems = [
+        f"layer '{name}' ({type(layer).__name__}) cannot be masked: {reason}."
+        for prunable in left
+        for name, layer in prunable.layers.items()
+        if (reason := _problem(layer))
+    ]
+    if problems := problems or list(_shared(model, left)):
         more = f"\nand {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
-    return found
+    return left
 
 
 def ends(model: nn.Module) -> Ends:
@@ -113,19 +120,6 @@ def _named(model: nn.Module, layers: Sequence[Collection[str]], key: str) -> set
     return set()
 
 
-def _left(prunables: Sequence[Prunable], exclude: Sequence[str]) -> list[Prunable]:
-    """Those of whose layers none fits a pattern."""
-    names = [name for prunable in prunables for name in prunable.layers]
-    for pattern in exclude:
-        if not fnmatch.filter(names, pattern):
-            raise UsageError(f"exclude: no layer is called '{pattern}'.{nearest(pattern, names)}")
-    out = {name for pattern in exclude for name in fnmatch.filter(names, pattern)}
-    left = [prunable for prunable in prunables if not out & prunable.layers.keys()]
-    if not left:
-        raise UsageError(f"exclude: {', '.join(exclude)} leaves no layer to prune.")
-    return left
-
-
 def _found(model: nn.Module) -> Iterator[Prunable]:
     shared: dict[int, dict[str, Layer]] = {}
     for name, layer in model.named_modules():
@@ -145,40 +139,27 @@ def _parameter(layer: Layer) -> Any:
 
 def _shared(model: nn.Module, prunables: Sequence[Prunable]) -> Iterator[str]:
     """Weights that others compute with, who would go on with the pruned entries."""
+    modules = list(model.named_modules(remove_duplicate=False))
     tensors = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]
-    modules = list(model.named_modules(remove_duplicate=False))
+    places = [(name, t, t.untyped_storage().data_ptr()) for name, t in tensors]
     for prunable in prunables:
-        layers = {id(layer) for layer in prunable.layers.values()}
+        layers, weight = {id(layer) for layer in prunable.layers.values()}, prunable.weight
         own = {f"{n}.weight".removeprefix(".") for n, module in modules if id(module) in layers}
-        place = prunable.weight.untyped_storage().data_ptr()
-        others = [
-            name
-            for name, tensor in tensors
-            if name not in own
-            and (
-                tensor is prunable.weight
-                or (place and tensor.untyped_storage().data_ptr() == place)
-            )
-        ]
-        if others:
+        here = weight.untyped_storage().data_ptr()
+        same = (n for n, t, place in places if t is weight or (here and place == here))
+        if other := next((name for name in same if name not in own), None):
             yield (
-                f"layer '{prunable.name}' cannot be masked: its weight is also '{others[0]}', "
+                f"layer '{prunable.name}' cannot be masked: its weight is also '{other}', "
                 "which would keep what is pruned. Give each a tensor of its own, or share one "
                 "torch.nn.Parameter between Conv2d or Linear layers only."
             )
 
 
-def _problems(prunable: Prunable) -> Iterator[str]:
-    for name, layer in prunable.layers.items():
-        if reason := _computed(layer) or _unfit(layer) or _multiplied(layer):
-            yield f"layer '{name}' ({type(layer).__name__}) cannot be masked: {reason}."
-
-
-def _computed(layer: Layer) -> str:
-    """Why its weight is no tensor of its own; empty if it is."""
+def _problem(layer: Layer) -> str:
+    """The reason why the layer cannot be masked exactly; empty if it can."""
     if parametrize.is_parametrized(layer, "weight"):
         kinds = ", ".join(type(p).__name__ for p in layer.parametrizations["weight"])  # type: ignore[index]
         return (
@@ -186,46 +167,48 @@ def _computed(layer: Layer) -> str:
             "bake() of its MaskedModel, or torch.nn.utils.parametrize.remove_parametrizations("
             "layer, 'weight')"
         )
-    if layer._parameters.get("weight") is not None:
-        return ""
-    own = {**layer._parameters, **layer._buffers}
-    who = next((remedy for name, remedy in _REMEDIES.items() if name in own), "a hook")
-    return f"its weight is computed from other tensors by {who}. Make it a parameter again first"
-
-
-def _unfit(layer: Layer) -> str:
-    """Why its weight cannot be compared with others; empty if it can."""
-    weight = layer.weight
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return (
+            "its weight is computed from other tensors by a hook. Make it a parameter again first, "
+            "in torch.nn.utils: remove_weight_norm(layer), remove_spectral_norm(layer) or "
+            "prune.remove(layer, 'weight')"
+        )
     if isinstance(weight, nn.UninitializedParameter):
         return "it has no weight yet. Pass a batch through the network first"
-    if not weight.is_floating_point():
-        return f"its weight is {weight.dtype}. Use the network as it was before quantisation"
-    if weight.layout is not torch.strided:
-        return f"its weight is {weight.layout}. Make it dense first: weight.to_dense()"
-    return ""
+    if not weight.is_floating_point() or weight.layout is not torch.strided:
+        return (
+            f"its weight is {weight.dtype}, {weight.layout}. A mask needs dense floats: use the "
+            "network as it was before quantisation, or weight.to_dense()"
+        )
+    plain = type(layer) in _EXACT and "forward" not in vars(layer) and not layer._forward_pre_hooks
+    return "" if plain else _multiplied(layer)
 
 
 def _multiplied(layer: Layer) -> str:
-    """Why the layer computes with more than a mask would keep of its weight; empty if it does not.
+    """The reason if the layer computes with more than a mask would keep of its weight; else empty.
 
-    A layer with a forward of its own, or with hooks, is tried out: half of its weight is zero, and
-    what it multiplies by may have no more entries that are not.
+    It is tried out: half of its weight is zero, and what it multiplies by may have no more entries
+    that are not.
     """
-    plain = type(layer) in _EXACT and "forward" not in vars(layer)
-    if plain and not layer._forward_pre_hooks:
-        return ""
+    if isinstance(layer, nn.Linear):
+        shape: Sequence[int] = (2, layer.in_features)
+    else:
+        sides = (d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        shape = (2, layer.in_channels, *sides)
+    images = layer.weight.new_zeros(*shape)  # none of its entries is counted
     with fork(0, "probe"), eval_mode(layer), torch.no_grad():
         kept = torch.rand_like(layer.weight) < 0.5
         weight = torch.where(kept, torch.rand_like(layer.weight) + 0.5, 0.0)
         products = _Products(weight.numel())
         try:
             with products:
-                torch.func.functional_call(layer, {"weight": weight}, (_probe(layer),))
+                torch.func.functional_call(layer, {"weight": weight}, (images,))
         except Exception as error:  # of anybody's layer
             return f"it could not be tried out ({first_line(error)})"
-    if products.most is None:
+    if not products.counts:
         return "it does not multiply by its weight in a way that can be followed"
-    if products.most > int(kept.sum()):
+    if max(products.counts) > int(kept.sum()):
         return (
             "it changes its weight before it multiplies (as weight standardisation does), so that "
             "pruned entries would not be zero. Use a network with plain convolutions"
@@ -233,25 +216,12 @@ def _multiplied(layer: Layer) -> str:
     return ""
 
 
-def _probe(layer: Layer) -> Tensor:
-    """An input of zeros that the layer takes: none of its entries is counted."""
-    if isinstance(layer, nn.Linear):
-        return layer.weight.new_zeros(2, layer.in_features)
-    sides = (d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    return layer.weight.new_zeros(2, layer.in_channels, *sides)
-
-
 class _Products(TorchFunctionMode):
-    """Counts the entries that are not zero, of what a layer multiplies by.
-
-    Attributes:
-        most: of all tensors of the weight's size; None if there was none.
-    """
+    """Counts the entries that are not zero, of each tensor of a size that a layer multiplies by."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self._size = size
-        self.most: int | None = None
+        self.size, self.counts = size, list[int]()
 
     def __torch_function__(
         self,
@@ -260,9 +230,7 @@ class _Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
         if func in _PRODUCTS:
-            for value in tree_leaves((args, kwargs)):
-                if isinstance(value, Tensor) and value.numel() == self._size:
-                    self.most = max(self.most or 0, int(value.count_nonzero()))
-        return func(*args, **kwargs)
+            tensors = (t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            self.counts += [int(t.count_nonzero()) for t in tensors if t.numel() == self.size]
+        return func(*args, **(kwargs or {}))

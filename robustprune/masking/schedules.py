@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from robustprune.parts import Options
+from robustprune.components import Options
 from robustprune.types import Progress
 
 

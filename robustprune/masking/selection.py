@@ -1,24 +1,56 @@
-"""From importance to masks: what an entry covers, and the largest of them, exact in number."""
+"""From importance to masks: first scores, what an entry covers, and exactly the largest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import init
+
+from robustprune.components import Part
 from robustprune.errors import DivergedError, UsageError
-from robustprune.parts import Part
 
-if TYPE_CHECKING:
-    from torch import Tensor
+ScoreInit = Literal["scaled_magnitude", "magnitude", "kaiming", "xavier", "random"]
+"""The names of the initialisations, as recipes write them."""
+Shapes = Mapping[str, Sequence[int]]
+"""Shapes of the weights, by name."""
 
-    from robustprune.masking.allocations import Allocation
+
+def init_scores(weight: Tensor, name: ScoreInit, generator: torch.Generator) -> Tensor:
+    """Scores for one layer, of the weight's shape, dtype, device and memory format.
+
+    Args:
+        weight: ``(out, in, …)`` of a convolution or a linear layer.
+        name: ``scaled_magnitude`` is HYDRA's, ``sqrt(6 / fan_in) · w / max|w|``; ``magnitude`` is
+            the weight itself. ``kaiming`` is uniform within ``sqrt(6 / ((1 + 5) · fan_in))``,
+            torch's own for these layers, ``xavier`` within ``sqrt(6 / (fan_in + fan_out))``, and
+            ``random`` in [0, 1) in every layer, so that every allocation treats layers alike.
+        generator: what those three draw from, on the CPU.
+    """
+    # contiguous and on the CPU, so that random scores depend on neither layout nor device
+    scores = weight.detach().cpu().contiguous().clone()
+    if name == "scaled_magnitude":
+        largest = scores.abs().max()
+        if largest > 0:  # or it stays as it is: all zero
+            scores = math.sqrt(6 / scores[0].numel()) * scores / largest
+    elif name == "kaiming":
+        init.kaiming_uniform_(scores, a=math.sqrt(5), generator=generator)
+    elif name == "xavier":
+        init.xavier_uniform_(scores, generator=generator)
+    elif name == "random":
+        scores.uniform_(generator=generator)
+    return torch.empty_like(weight).copy_(scores)
 
 
 def select(
     importance: Mapping[str, Tensor],
     density: float,
     *,
-    allocation: Allocation,
+    allocation: Callable[[Mapping[str, Tensor], float, Shapes], dict[str, int]],
     structure: Structure,
 ) -> dict[str, Tensor]:
     """The masks that keep what is most important.
@@ -48,7 +80,7 @@ def select(
 
 
 class Ends(NamedTuple):
-    """Where a network begins and ends: names of prunable layers.
+    """The layers where a network begins and ends, by the names of prunable ones.
 
     Attributes:
         inputs: the layers that see the images.
@@ -65,7 +97,7 @@ class Structure(Part):
     A density is the share of the *entries* that each layer keeps.
     """
 
-    def problems(self, densities: Sequence[float], allocation: Allocation) -> Iterator[str]:
+    def problems(self, densities: Sequence[float], allocation: Part) -> Iterator[str]:
         """Tell what keeps it from these densities or this allocation, with the remedy.
 
         Args:
@@ -129,8 +161,6 @@ def keep_largest(importance: Tensor, kept: int) -> Tensor:
         ValueError: ``kept`` is out of range.
         DivergedError: ``importance`` holds NaN.
     """
-    import torch
-
     # reshape copies what is not contiguous, so indices are row-major whatever the memory format
     flat = importance.detach().reshape(-1)
     if not 0 <= kept <= flat.numel():
@@ -148,9 +178,6 @@ def _by_numpy(flat: Tensor, kept: int) -> Tensor:
     Whole numbers are selected faster than floats, and bits of floats without a sign are in the
     floats' order, NaN behind infinity.
     """
-    import numpy as np
-    import torch
-
     values, place = flat.numpy(), flat.numel() - kept
     bits = values.view(np.int32 if values.dtype == np.float32 else np.int64)
     unsigned = bits.min() >= 0
@@ -164,8 +191,6 @@ def _by_numpy(flat: Tensor, kept: int) -> Tensor:
 
 
 def _by_torch(flat: Tensor, kept: int) -> Tensor:
-    import torch
-
     refuse_nan(bool(torch.isnan(flat.max())))  # max hands NaN on
     threshold = torch.topk(flat, kept, sorted=False).values.min()
     mask = flat > threshold
@@ -190,8 +215,6 @@ def summed(importance: Tensor, dimensions: Sequence[int]) -> Tensor:
         importance: any shape.
         dimensions: over which to sum.
     """
-    import torch
-
     # floats are added in the order of memory, so that channels-last sums differ in the last bits
     plain = importance.contiguous()
     wide = torch.promote_types(plain.dtype, torch.float32)

@@ -3,121 +3,175 @@
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
 
 from robustprune.errors import UsageError, nearest
-from robustprune.models.catalogue import BACKBONES, backbones
 
-if TYPE_CHECKING:
-    from timm.models import PretrainedCfg
-    from torch import nn
 
-NOT_ARGUMENTS = frozenset(
-    {
-        *("name", "num_classes", "in_chans", "image_size", "mean", "std"),
-        *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
-        *("checkpoint_path", "cache_dir", "features_only"),
-    }
-)
-"""What free-form arguments may not hold: our own options, and timm's for loading weights."""
+class Backbone(NamedTuple):
+    """A network of ours, as it is known before timm is imported and the network built.
 
-_CONSTRUCTOR_ERRORS = (
-    *(TypeError, ValueError, AssertionError, RuntimeError),
-    *(AttributeError, LookupError, ArithmeticError),
-)
-"""What timm's constructors raise about a wrong argument, depending on who wrote them."""
+    Attributes:
+        summary: one line for lists.
+        sized: its layers depend on the input size, so that it takes ``image_size``.
+        smallest: height and width below which no image can be.
+    """
+
+    summary: str
+    sized: bool = False
+    smallest: int = 1
+
+
+BACKBONES = {
+    "cnn_small": Backbone("2 convolutions and 2 linear layers, 0.2 M weights", True, 4),
+    "cnn_small_bn": Backbone("cnn_small with BatchNorm after each convolution", True, 4),
+    "cnn_large": Backbone("4 convolutions and 3 linear layers, 2.5 M weights", True, 4),
+    "cnn_digits": Backbone("for 1x8x8 digits, 29 k weights, trains in seconds", True, 1),
+    "vgg16_bn_cifar": Backbone("VGG16 with BatchNorm for 32x32 images, 15.3 M weights", False, 16),
+    "wrn_28_4": Backbone("WideResNet 28 layers deep, width 4, 5.8 M weights"),
+    "wrn_28_10": Backbone("WideResNet 28 layers deep, width 10, 36.5 M weights"),
+    "resnet18_cifar": Backbone("ResNet-18 for 32x32 images, 11.2 M weights"),
+}
+"""Our backbones; every other name is timm's or the user's own, registered with timm."""
+
+_NOT_ARGUMENTS = {
+    *("name", "num_classes", "in_chans", "image_size", "mean", "std"),
+    *("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir", "features_only"),
+}
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std``, channel by channel, for ``x`` of shape ``(n, channels, …)``.
+
+    The statistics are options of the model and are rebuilt from them, so they are no part of the
+    state dict: weights from elsewhere cannot change what the network's input means.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            buffer = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] to the range the backbone was made for; same shape."""
+        return (images - self.mean) / self.std
+
+
+class Normalized(nn.Sequential):
+    """A backbone behind its normalisation: images ``(n, c, h, w)`` in [0, 1] to logits."""
+
+    normalize: Normalize
+    backbone: nn.Module
+
+    def __init__(self, backbone: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(OrderedDict(normalize=Normalize(mean, std), backbone=backbone))
+
+
+def load_timm() -> ModuleType:
+    """Import timm and register our backbones with it: 4 s that our own names do not need."""
+    importlib.import_module("robustprune.models.architectures")
+    return importlib.import_module("timm")
 
 
 def model_names() -> list[str]:
-    """Every name that can be created: ours first, then timm's. Imports timm."""
-    import timm
-
-    return [*backbones(), *(name for name in timm.list_models() if name not in BACKBONES)]
+    """Every name that can be created: ours first, then timm's."""
+    return [*sorted(BACKBONES), *(n for n in load_timm().list_models() if n not in BACKBONES)]
 
 
 def registered_by(module: str) -> list[str]:
     """The models that a module, full name, has registered with timm."""
-    import timm
+    names: list[str] = load_timm().list_models(module=module.rpartition(".")[2])
+    return names
 
-    return timm.list_models(module=module.rpartition(".")[2])
+
+def is_foreign(name: str) -> bool:
+    """Tell whether a model was registered by somebody else than timm and robustprune."""
+    architecture = name.partition(".")[0]
+    if architecture in BACKBONES or not load_timm().is_model(architecture):
+        return False
+    return not load_timm().model_entrypoint(architecture).__module__.startswith("timm.")
 
 
-def check_name(name: str) -> None:
-    """Make sure that a model is called ``name``; timm is imported only if none of ours is.
+def check_name(name: str) -> str:
+    """Return ``name`` if a model is called so; timm is imported only if none of ours is.
 
     Raises:
         UsageError: there is none; the message shows the nearest names.
     """
     if name in BACKBONES:
-        return
-    import timm
-
+        return name
     if ":" in name or "/" in name or "\\" in name:
         raise UsageError(
             f"model '{name}' is a place to load from; give the name of an architecture instead, "
             "and load its weights as a checkpoint."
         )
-    architecture = name.partition(".")[0]
-    if architecture in BACKBONES or not timm.is_model(architecture):
-        known = {*BACKBONES, *timm.list_models()}
-        raise UsageError(f"unknown model '{name}'.{nearest(name, known)}")
-    try:
-        _config(name)
-    except RuntimeError:  # of timm, for a tag that it does not know
-        tags = timm.list_models(f"{architecture}.*", pretrained=True)
-        raise UsageError(f"unknown model '{name}'.{nearest(name, (architecture, *tags))}") from None
+    timm, architecture = load_timm(), name.partition(".")[0]
+    choices = model_names()
+    if architecture not in BACKBONES and timm.is_model(architecture):
+        try:
+            _config(name)
+        except RuntimeError:  # of timm, for a tag that it does not know
+            choices = [architecture, *timm.list_models(f"{architecture}.*", pretrained=True)]
+        else:
+            return name
+    raise UsageError(f"unknown model '{name}'.{nearest(name, choices)}")
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a model was registered with timm by somebody else than timm and robustprune."""
-    import timm
+def check_args(args: dict[str, Any]) -> dict[str, Any]:
+    """Return free-form arguments, none of which is an option of its own or loads weights.
 
-    architecture = name.partition(".")[0]
-    if architecture in BACKBONES or not timm.is_model(architecture):
-        return False
-    return not timm.model_entrypoint(architecture).__module__.startswith("timm.")
-
-
-def default_normalisation(name: str, in_chans: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each input channel if none are given.
-
-    Ours and models of the user's take inputs as they are: mean 0, std 1. timm's take what its
-    pretrained weights were trained with; for other than 3 channels, the average over those 3.
+    Raises:
+        UsageError: names those that are.
     """
-    config = _config(name)
-    if config is None:
-        return [0.0] * in_chans, [1.0] * in_chans
-    mean, std = list(config.mean), list(config.std)
-    if len(mean) == in_chans:
-        return mean, std
-    return [sum(mean) / len(mean)] * in_chans, [sum(std) / len(std)] * in_chans
+    if wrong := sorted(_NOT_ARGUMENTS & args.keys()):
+        raise UsageError(
+            f"model arguments may not hold {', '.join(wrong)}: they are options of the model "
+            "itself, or would load weights; models are created without."
+        )
+    return args
 
 
 def normalisation(
-    *,
     name: str,
     in_chans: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     **_: Any,
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation by which a network normalises its images.
+    """Mean and standard deviation by which a network normalises each channel of its images.
 
-    Args:
-        name: as of `create_model`, like the others.
-        in_chans: number of input channels.
-        mean: of each channel, or None for the usual one.
-        std: of each channel, or None.
+    The arguments are those of `create_model`. Where they leave statistics out, ours and models of
+    the user's take inputs as they are: mean 0, std 1. timm's take what its pretrained weights were
+    trained with; for other than 3 channels, the average over those 3.
 
     Raises:
         UsageError: they do not fit the channels.
     """
-    usual = default_normalisation(name, in_chans)
-    return (
-        _statistic("mean", usual[0] if mean is None else mean, in_chans),
-        _statistic("std", usual[1] if std is None else std, in_chans),
-    )
+    config, found = _config(name), []
+    for label, values in (("mean", mean), ("std", std)):
+        if values is None:
+            usual = [float(label == "std")] if config is None else getattr(config, label)
+            values = usual if len(usual) == in_chans else [sum(usual) / len(usual)] * in_chans
+        if len(values) != in_chans:
+            raise UsageError(
+                f"{label} {list(values)} has {len(values)} values for {in_chans} input channels; "
+                "give one for each channel."
+            )
+        if label == "std" and not all(value > 0 for value in values):
+            raise UsageError(f"std {list(values)} must be above 0 in every channel.")
+        found.append([float(value) for value in values])
+    return found[0], found[1]
 
 
 def create_model(
@@ -137,11 +191,11 @@ def create_model(
     otherwise a `Normalized` one.
 
     Args:
-        name: one of `backbones`, or any model that timm knows.
+        name: one of `BACKBONES`, or any model that timm knows.
         num_classes: number of logits.
-        in_chans: number of input channels.
+        in_chans: number of channels.
         image_size: height and width of the images; used by models that are built for one size.
-        mean: of each channel, subtracted first; see `default_normalisation`.
+        mean: of each channel, subtracted first; see `normalisation`.
         std: of each channel, above 0; divided by.
         args: go to the model's constructor, e.g. ``drop_rate=0.1``.
 
@@ -149,66 +203,35 @@ def create_model(
         UsageError: unknown name, wrong argument, or statistics that do not fit the channels.
     """
     check_name(name)
-    mean, std = normalisation(name=name, in_chans=in_chans, mean=mean, std=std)
-    backbone = _backbone(name, args, num_classes=num_classes, in_chans=in_chans, size=image_size)
-    if not any(mean) and all(value == 1 for value in std):
-        return backbone
-    from robustprune.models.normalize import Normalized
-
-    return Normalized(backbone, mean=mean, std=std)
-
-
-def image_size(architecture: Mapping[str, Any]) -> int:
-    """Height and width of images that a network takes.
-
-    Args:
-        architecture: arguments of `create_model`; where they leave the size out, a usual one.
-    """
-    given: int | None = architecture.get("image_size")
-    if given is not None:
-        return given
-    config = _config(str(architecture["name"]))
-    return 32 if config is None else int(config.input_size[-1])
-
-
-def _config(name: str) -> PretrainedCfg | None:
-    """What timm knows of the weights it has for ``name``; nothing for ours and the user's own."""
-    if name in BACKBONES:
-        return None
-    import timm
-
-    config: PretrainedCfg | None = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return config
-
-
-def _backbone(
-    name: str, args: Mapping[str, Any], *, num_classes: int, in_chans: int, size: int | None
-) -> nn.Module:
-    import timm
-
-    check_args(args)
-    if name in BACKBONES:
-        importlib.import_module(f"robustprune.models.{BACKBONES[name].module}")
-    options = {**_size_option(name, size), **args}
+    mean, std = normalisation(name, in_chans, mean, std)
+    options = size_option(name, image_size) | check_args(args)
     try:
-        model: nn.Module = timm.create_model(
+        backbone: nn.Module = load_timm().create_model(
             name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **options
         )
-    except UsageError:
-        raise
-    except _CONSTRUCTOR_ERRORS as error:
+    except Exception as error:  # constructors raise many kinds about a wrong argument
         if not options:
-            raise  # nothing that the user could correct
+            raise  # there is nothing that the user could correct
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise UsageError(
             f"model '{name}' cannot be built with {given}: {type(error).__name__}: {error}. "
             "Correct or remove what is wrong among the arguments of the model; in a recipe they "
             "are under model.args."
         ) from error
-    return model
+    bare = not any(mean) and all(value == 1 for value in std)
+    return backbone if bare else Normalized(backbone, mean=mean, std=std)
 
 
-def _size_option(name: str, size: int | None) -> dict[str, int]:
+def image_size(architecture: Mapping[str, Any]) -> int:
+    """Height and width of images that `create_model`'s network takes; a usual one if not given."""
+    if size := architecture.get("image_size"):
+        return int(size)
+    config = _config(architecture["name"])
+    return 32 if config is None else int(config.input_size[-1])
+
+
+def size_option(name: str, size: int | None) -> dict[str, Any]:
+    """The argument by which a model's constructor is told the images' size, if it has one."""
     if size is None:
         return {}
     if name in BACKBONES:
@@ -220,26 +243,8 @@ def _size_option(name: str, size: int | None) -> dict[str, int]:
     return {"img_size": size} if config is not None and config.fixed_input_size else {}
 
 
-def check_args(args: Mapping[str, Any]) -> None:
-    """Make sure that no free-form argument is one that has a place of its own, or loads weights.
-
-    Raises:
-        UsageError: names those that are.
-    """
-    wrong = sorted(NOT_ARGUMENTS & args.keys())
-    if wrong:
-        raise UsageError(
-            f"model arguments may not hold {', '.join(wrong)}: they are options of the model "
-            "itself, or would load weights; models are created without."
-        )
-
-
-def _statistic(label: str, values: Sequence[float], in_chans: int) -> list[float]:
-    if len(values) != in_chans:
-        raise UsageError(
-            f"{label} {list(values)} has {len(values)} values for {in_chans} input channels; "
-            "give one for each channel."
-        )
-    if label == "std" and not all(value > 0 for value in values):
-        raise UsageError(f"std {list(values)} must be above 0 in every channel.")
-    return [float(value) for value in values]
+def _config(name: str) -> Any:
+    """The `PretrainedCfg` that timm has of a model; None for ours and for the user's own."""
+    if name in BACKBONES:
+        return None
+    return load_timm().get_pretrained_cfg(name, allow_unregistered=True)

@@ -8,19 +8,7 @@ from robustprune.registry import Registry
 registry: Registry[Objective] = Registry(
     "objectives",
     base=Objective,
-    modules=[
-        f"{__name__}.{module}"
-        for module in (
-            "benign",
-            "adversarial",
-            "trades",
-            "free",
-            "gaussian",
-            "smoothadv",
-            "ibp",
-            "mixtrain",
-        )
-    ],
+    modules=[f"{__name__}.{m}" for m in ("adversarial", "trades", "smoothadv", "certified")],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

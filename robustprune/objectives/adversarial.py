@@ -1,21 +1,57 @@
-"""Cross-entropy on images that an attack has perturbed."""
+"""Cross-entropy on one version of each image: clean, noisy or attacked."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from robustprune.adapters import torchattacks
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
-from robustprune.radii import Radius, StepSize, default_step
+from robustprune.radii import Radius, Sigma, StepSize, default_step
 from robustprune.types import Progress
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+
+@register("benign")
+class Benign(Objective):
+    """Cross-entropy on the clean images: training without an adversary."""
+
+    def loss(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        attacked: Tensor | None,
+        labels: Tensor,
+        progress: Progress,
+    ) -> Loss:
+        """CE(f(x), y), of the attacked images where there are any."""
+        logits = model(images if attacked is None else attacked)
+        return Loss(F.cross_entropy(logits, labels), logits, {})
 
 
-class AdversarialTraining(Objective):
+@register("gaussian")
+class Gaussian(Benign):
+    """CE(f(x + σN), y), N standard normal. Source: Cohen et al. 2019, Sec. 3.3.
+
+    Noisy images are not clipped: the certificate is of the network under the full noise. The
+    accuracy shown is the one on them.
+    """
+
+    sigma: Sigma = Field(0.25, ge=0)
+    """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""
+
+    def attack(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Tensor:
+        """One noisy copy of each image."""
+        return images + self.sigma * torch.randn_like(images)
+
+
+class AdversarialTraining(Benign):
     """CE(f(x_adv), y) with x_adv from a torchattacks attack in the ℓ∞ ball.
 
     The clean images are not classified (that would cost a forward more), so the accuracy shown
@@ -33,24 +69,8 @@ class AdversarialTraining(Objective):
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
     ) -> Tensor:
         """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
-        from robustprune.adapters import torchattacks
-
         name, arguments = self.arguments()
         return torchattacks.perturb(name, model, images, labels, **arguments)
-
-    def loss(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        attacked: Tensor | None,
-        labels: Tensor,
-        progress: Progress,
-    ) -> Loss:
-        """CE(f(x_adv), y)."""
-        from torch.nn import functional as F
-
-        logits = model(attacked)
-        return Loss(F.cross_entropy(logits, labels), logits, {})
 
 
 @register("pgd")
@@ -90,3 +110,63 @@ class Fgsm(AdversarialTraining):
             return "FGSM", {"eps": self.eps}
         step_size = self.step_size or default_step(self.eps, 1)
         return "FFGSM", {"eps": self.eps, "alpha": step_size}
+
+
+@register("free")
+class Free(Benign):
+    """CE(f(x + δ), y), m steps a batch, δ kept between batches. Shafahi et al. 2019, Alg. 1.
+
+    The noise δ is updated by the backward pass of the weights. A recipe divides its epochs by m to
+    spend the same time as plain training. The noise belongs to the stage: it is saved with it and
+    is not reset at an epoch's start.
+    """
+
+    eps: Radius = Field(4 / 255, ge=0)
+    """Radius of the ℓ∞ ball; [0, 1] pixel range."""
+    step_size: Radius | None = Field(None, gt=0)
+    """Length of a step of the noise; eps if absent."""
+    replays: int = Field(4, ge=1)
+    """m: optimizer steps on each batch."""
+
+    _noise: Any = PrivateAttr(None)
+    _perturbed: Any = PrivateAttr(None)
+
+    @property
+    def repeats(self) -> int:
+        """Optimizer steps to take on each batch."""
+        return self.replays
+
+    def attack(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Tensor:
+        """clip(x + δ), a leaf: δ takes its gradient from the weights' backward pass."""
+        if self._noise is None:
+            self._noise = torch.zeros_like(images)
+        self._noise = self._noise.to(images.device)
+        missing = len(images) - len(self._noise)
+        if missing > 0:
+            self._noise = torch.cat([self._noise, torch.zeros_like(images[:missing])])
+        # the gradient is taken at the clipped image: through clamp it would vanish at 0 and 1
+        self._perturbed = (images + self._noise[: len(images)]).clamp(0, 1).requires_grad_()
+        return self._perturbed  # type: ignore[no-any-return]
+
+    def validation_loss(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        """CE(f(x_adv), y) under PGD-10: the noise belongs to training images."""
+        return Pgd(eps=self.eps)(model, images, labels, progress)
+
+    def after_backward(self) -> None:
+        """δ ← clip(δ + step·sign(∇δ), ±eps)."""
+        gradient = self._perturbed.grad
+        step_size = self.eps if self.step_size is None else self.step_size
+        noise = self._noise[: len(gradient)]
+        noise.add_(step_size * gradient.sign()).clamp_(-self.eps, self.eps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The noise, ``(largest batch so far, channels, height, width)``."""
+        return {} if self._noise is None else {"noise": self._noise.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the noise over."""
+        self._noise = state.get("noise")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from robustprune.parts import Part
+from torch import Tensor, nn
+
+from robustprune.components import Part
 from robustprune.types import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 class Loss(NamedTuple):
@@ -74,7 +73,7 @@ class Objective(Part):
 
     @property
     def one_pass(self) -> str:
-        """Why a step cannot take two passes with one attack; empty if it can."""
+        """The reason why a step cannot take two passes with one attack; empty if it can."""
         name = self.registered_name
         if not self.attacks_apart:
             return f"objective '{name}' defines __call__ alone: define attack() and loss() instead"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def ascend(
@@ -32,8 +31,6 @@ def ascend(
         Images of the same shape, in the ball and in [0, 1], detached. The caller puts the network
         in eval mode and turns autocast off.
     """
-    import torch
-
     perturbed = start
     for _ in range(steps):
         perturbed = perturbed.detach().requires_grad_()
@@ -51,15 +48,11 @@ def unit(x: Tensor) -> Tensor:
     The largest entry is divided out first: the squares of a confident network's gradients are
     too small for float32.
     """
-    import torch
-
     largest = x.abs().amax(dim=(1, 2, 3), keepdim=True)
     scaled = x / torch.where(largest == 0, torch.ones_like(largest), largest)
     return scaled / _length(scaled).clamp_min(1)  # at least 1 wherever it is not 0
 
 
 def _length(x: Tensor) -> Tensor:
-    import torch
-
     length: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
     return length

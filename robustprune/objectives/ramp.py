@@ -6,13 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from robustprune.parts import Options
+from robustprune.components import Options
 from robustprune.types import Progress
 
 MIDDLE = 0.25
-"""Where a smoothed ramp turns from a power into a line; share of its length."""
-POWER = 4
-"""The power that a smoothed ramp grows by until there."""
+"""Place at which a smoothed ramp turns from a fourth power into a line; share of its length."""
 
 
 class Ramp(Options):
@@ -29,7 +27,7 @@ class Ramp(Options):
     radius."""
 
     def factor(self, progress: Progress) -> float:
-        """What to multiply the radius by, in [0, 1]; never falls within a stage.
+        """The factor on the radius, in [0, 1]; never falls within a stage.
 
         Args:
             progress: the stage, and how much of it is finished. The ramp's unit is the epoch,
@@ -43,7 +41,13 @@ class Ramp(Options):
         if position <= 0:
             return 0.0
         share = position / self.epochs
-        return _smoothed(share) if self.shape == "smoothed" else share
+        if self.shape == "linear":
+            return share
+        # as the SmoothedScheduler of auto-LiRPA (Xu et al. 2020), from the code of Gowal et al.
+        # 2018: c·t⁴ up to m, then the line that continues its value and slope and ends at 1
+        slope = 4 * MIDDLE**3
+        scale = 1 / (MIDDLE**4 + slope * (1 - MIDDLE))
+        return scale * share**4 if share <= MIDDLE else 1 - scale * slope * (1 - share)
 
     def end(self, progress: Progress) -> float:
         """Epochs from the start of the stage to the end of the ramp; 0 where it does not act."""
@@ -51,17 +55,3 @@ class Ramp(Options):
 
     def _acts(self, progress: Progress) -> bool:
         return progress.stage in self.stages or progress.stage.partition("-")[0] in self.stages
-
-
-def _smoothed(share: float) -> float:
-    """The share of the radius at a share of the ramp, both in [0, 1].
-
-    As the SmoothedScheduler of auto-LiRPA (Xu et al. 2020), from the code of Gowal et al. 2018:
-    c·t⁴ up to m, then the line that goes on from there. That the line continues value and slope,
-    c·m⁴ and 4c·m³, and reaches 1 at t = 1 gives c = 1 / (m⁴ + 4m³(1 − m)).
-    """
-    slope = POWER * MIDDLE ** (POWER - 1)
-    scale = 1 / (MIDDLE**POWER + slope * (1 - MIDDLE))
-    if share <= MIDDLE:
-        return float(scale * share**POWER)
-    return float(1 - scale * slope * (1 - share))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+import torch
 from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from robustprune.modes import eval_mode
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.l2 import ascend
 from robustprune.objectives.ramp import Ramp
 from robustprune.radii import L2Radius, Sigma, StepSize
+from robustprune.train_mode import eval_mode
 from robustprune.types import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @register("smoothadv")
@@ -45,18 +44,26 @@ class SmoothAdv(Objective):
     step_size: StepSize | None = None
     """Length of a step; 2·eps/steps if absent, of the ramp's eps."""
     ramp: Ramp = Ramp()
-    """How eps grows. The source's warm-up is ``{epochs: 10}``."""
+    """Growth of eps. The source's warm-up is ``{epochs: 10}``."""
 
     def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
     ) -> Tensor:
         """The noisy images x + δ + ηᵢ, ``(m, n, channels, height, width)``, detached."""
-        import torch
-
         shape = (self.noises, *images.shape)
         noise = self.sigma * torch.randn(shape, dtype=images.dtype, device=images.device)
         eps = self.eps * self.ramp.factor(progress)
-        return self.perturb(model, images, labels, noise, eps) + noise
+        if eps == 0:
+            return images + noise
+
+        def loss(x: Tensor) -> Tensor:
+            smoothed = _log_mean(_log_probabilities(model, x + noise))
+            return F.nll_loss(smoothed, labels, reduction="sum")
+
+        step_size = 2 * eps / self.steps if self.step_size is None else self.step_size
+        with eval_mode(model), torch.autocast(images.device.type, enabled=False):
+            moved = ascend(loss, images, images, eps=eps, step_size=step_size, steps=self.steps)
+        return moved + noise
 
     def loss(
         self,
@@ -67,43 +74,14 @@ class SmoothAdv(Objective):
         progress: Progress,
     ) -> Loss:
         """Cross-entropy, a mean over images and noises."""
-        from torch.nn import functional as F
-
         assert attacked is not None
         each = _log_probabilities(model, attacked)
         total = F.nll_loss(each.flatten(0, 1), labels.repeat(self.noises))
         return Loss(total, _log_mean(each), {})
 
-    def perturb(
-        self, model: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, eps: float
-    ) -> Tensor:
-        """The images x + δ, of the same shape, in the ball and in [0, 1], detached.
-
-        Args:
-            model: maps images to logits.
-            images: ``(n, channels, height, width)`` in [0, 1].
-            labels: ``(n,)``, int64.
-            noise: ``(m, n, channels, height, width)``.
-            eps: the ball's radius.
-        """
-        import torch
-        from torch.nn import functional as F
-
-        def loss(x: Tensor) -> Tensor:
-            smoothed = _log_mean(_log_probabilities(model, x + noise))
-            return F.nll_loss(smoothed, labels, reduction="sum")
-
-        if eps == 0:
-            return images
-        step_size = 2 * eps / self.steps if self.step_size is None else self.step_size
-        with eval_mode(model), torch.autocast(images.device.type, enabled=False):
-            return ascend(loss, images, images, eps=eps, step_size=step_size, steps=self.steps)
-
 
 def _log_probabilities(model: nn.Module, noisy: Tensor) -> Tensor:
     """Log softmax(f(x + ηᵢ)), ``(m, n, classes)``, of ``(m, n, channels, height, width)``."""
-    import torch
-
     logits: Tensor = model(noisy.flatten(0, 1))
     precise = torch.promote_types(logits.dtype, torch.float32)  # autocast on CPU leaves it half
     return logits.log_softmax(dim=1, dtype=precise).view(*noisy.shape[:2], -1)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from robustprune.modes import eval_mode
+from robustprune.adapters import torchattacks
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.l2 import ascend
 from robustprune.radii import Radius, Sigma, StepSize, default_step
+from robustprune.train_mode import eval_mode
 from robustprune.types import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @register("trades")
@@ -25,7 +26,7 @@ class Trades(Objective):
     """
 
     norm: Literal["linf", "l2"] = "linf"
-    """Which ball the adversary moves in."""
+    """Norm of the ball that the adversary moves in."""
     eps: Radius = Field(8 / 255, ge=0)
     """Radius of the ball; [0, 1] pixel range."""
     steps: int = Field(10, ge=1)
@@ -39,14 +40,22 @@ class Trades(Objective):
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
     ) -> Tensor:
         """x_adv: images of the same shape, in the ball and in [0, 1], detached."""
-        from robustprune.adapters import torchattacks
-
         step_size = self.step_size or default_step(self.eps, self.steps)
-        if self.norm == "l2":
-            return _perturb_l2(model, images, self.eps, step_size, self.steps)
-        return torchattacks.perturb(
-            "TPGD", model, images, eps=self.eps, alpha=step_size, steps=self.steps
-        )
+        if self.norm == "linf":
+            return torchattacks.perturb(
+                "TPGD", model, images, eps=self.eps, alpha=step_size, steps=self.steps
+            )
+
+        def kl(x: Tensor) -> Tensor:
+            prediction = F.log_softmax(model(x), dim=1)
+            return F.kl_div(prediction, target, reduction="sum", log_target=True)
+
+        # torchattacks has this attack for ℓ∞ only
+        with eval_mode(model), torch.autocast(images.device.type, enabled=False):
+            with torch.no_grad():
+                target = F.log_softmax(model(images), dim=1)
+            start = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)
+            return ascend(kl, start, images, eps=self.eps, step_size=step_size, steps=self.steps)
 
     def loss(
         self,
@@ -58,24 +67,6 @@ class Trades(Objective):
     ) -> Loss:
         """The clean and the robust part, each a mean over the batch."""
         return consistency(model(images), model(attacked), labels, self.beta)
-
-
-def _perturb_l2(
-    model: nn.Module, images: Tensor, eps: float, step_size: float, steps: int
-) -> Tensor:
-    """Normalised gradient ascent on the KL in the ℓ2 ball (torchattacks has it for ℓ∞ only)."""
-    import torch
-    from torch.nn import functional as F
-
-    def kl(x: Tensor) -> Tensor:
-        prediction = F.log_softmax(model(x), dim=1)
-        return F.kl_div(prediction, target, reduction="sum", log_target=True)
-
-    with eval_mode(model), torch.autocast(images.device.type, enabled=False):
-        with torch.no_grad():
-            target = F.log_softmax(model(images), dim=1)
-        start = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)
-        return ascend(kl, start, images, eps=eps, step_size=step_size, steps=steps)
 
 
 @register("stability")
@@ -100,8 +91,6 @@ class Stability(Objective):
         progress: Progress,
     ) -> Loss:
         """The clean and the robust part, each a mean over the batch."""
-        import torch
-
         noisy = images + self.sigma * torch.randn_like(images)
         return consistency(model(images), model(noisy), labels, self.beta)
 
@@ -118,8 +107,6 @@ def consistency(logits: Tensor, moved: Tensor, labels: Tensor, beta: float) -> L
     Returns:
         The loss with the parts ``natural`` and ``robust``.
     """
-    from torch.nn import functional as F
-
     natural = F.cross_entropy(logits, labels)
     robust = F.kl_div(
         F.log_softmax(moved, dim=1),

@@ -1,31 +1,36 @@
-"""What a run computes on: accelerate's device, precision and processes, torch's threads."""
+"""The device, precision and processes of a run (accelerate's), and torch's threads."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from functools import cache
+from typing import Self
 
+import psutil
 import torch
+from accelerate.accelerator import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils.dataclasses import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils.operations import broadcast_object_list, gather_object
+from joblib import cpu_count  # type: ignore[import-untyped]
 from torch import nn
 
-from robustprune.pipeline.strategies import check_strategy
-from robustprune.pipeline.threads import default_threads
+from robustprune.pipeline.launcher_env import check_launcher
 from robustprune.recipe import ComputeOptions
 from robustprune.shard import Shard
-
-if TYPE_CHECKING:
-    from accelerate.accelerator import Accelerator
-
 
 _PATIENCE = timedelta(days=7)
 """For how long a process waits for the others: one may evaluate, or upload, for hours. That one
 has died is seen by the launcher, and by the connection to it."""
+_SECONDS = 0.25  # for which the machine is watched
+_SPARE = 0.25  # of a CPU: what others may take of it before it counts as taken
 
 
-class Compute:
+class Compute(ExitStack):
     """Sets a run's device, precision and threads up, and puts torch's settings back afterwards.
 
     Args:
@@ -38,14 +43,9 @@ class Compute:
         memory_format: how images and weights are laid out.
     """
 
-    accelerator: Accelerator
-    shard: Shard
-    device: torch.device
-
     def __init__(self, options: ComputeOptions) -> None:
+        super().__init__()
         self._options = options
-        self._threads = torch.get_num_threads()
-        self._settings = ExitStack()
         last = options.channels_last
         self.memory_format = torch.channels_last if last else torch.preserve_format
 
@@ -55,14 +55,7 @@ class Compute:
         Raises:
             UsageError: it was started in a way that is not supported, or on too few GPUs.
         """
-        from accelerate.accelerator import Accelerator
-        from accelerate.state import AcceleratorState
-        from accelerate.utils.dataclasses import (
-            DistributedDataParallelKwargs,
-            InitProcessGroupKwargs,
-        )
-
-        check_strategy(self._options)
+        check_launcher(self._options)
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = self._options.precision
         alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -79,18 +72,18 @@ class Compute:
             ],
         )
         self.shard = _shard(self.accelerator)
+        self.callback(torch.set_num_threads, torch.get_num_threads())
         # all of one job alike: what is left on the machine that has least
         torch.set_num_threads(self._options.threads or min(self.shard.gather(default_threads())))
         self.device = self.accelerator.device
         if self.device.type == "cuda":
-            self._settings.enter_context(_exact_cuda())
+            self.enter_context(_exact_cuda())
         return self
 
-    def go_on_with(self, threads: int | None) -> None:
-        """Take the threads that a run began with, where the recipe does not say: bits depend on it.
+    def keep_threads(self, threads: int | None) -> None:
+        """Take the threads that a run began with, where the recipe names none: bits depend on them.
 
-        Args:
-            threads: the number in its results; None if there is none yet.
+        None: it has not begun.
         """
         if self._options.threads is None and threads is not None:
             torch.set_num_threads(threads)
@@ -99,25 +92,42 @@ class Compute:
         """The network on the device, its weights in the memory format."""
         return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
-    def __exit__(self, *error: object) -> None:
-        """Put torch's settings back."""
-        self._settings.close()
-        torch.set_num_threads(self._threads)
+
+def default_threads(*, processes: int = 0) -> int:
+    """The threads of each process of a job on this machine, where the recipe does not say.
+
+    As many as there are idle CPUs for it, of ``processes`` that share the machine (0: as the
+    launcher says): threads that wait for one another are slower than one where they outnumber
+    those. The user's own word wins: one of the variables that torch obeys, or
+    ``torch.set_num_threads`` with fewer.
+    """
+    most = torch.get_num_threads()
+    if most == 1 or os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS"):
+        return most
+    processes = processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(most, math.floor(_idle() / processes + _SPARE)))
+
+
+@cache
+def _idle() -> float:
+    """CPUs that this process may use and nobody else does; once a process, for all its runs."""
+    own = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
+    used = psutil.cpu_percent(_SECONDS, percpu=True)
+    usable = [used[cpu] for cpu in own or () if cpu < len(used)] or used
+    # joblib knows the quotas of control groups, which containers have
+    idle = sum(1 - float(percent) / 100 for percent in usable)
+    return min(idle, float(cpu_count()))
 
 
 def _shard(accelerator: Accelerator) -> Shard:
-    from accelerate.utils.operations import broadcast_object_list, gather_object
-
     if accelerator.num_processes == 1:
         return Shard()
-
-    def gather(value: Any) -> list[Any]:
-        return list(gather_object([value]))
-
-    def broadcast(value: Any) -> Any:
-        return broadcast_object_list([value])[0]
-
-    return Shard(accelerator.process_index, accelerator.num_processes, gather, broadcast)
+    return Shard(
+        accelerator.process_index,
+        accelerator.num_processes,
+        gather=lambda value: list(gather_object([value])),
+        broadcast=lambda value: broadcast_object_list([value])[0],
+    )
 
 
 @contextmanager

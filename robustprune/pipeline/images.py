@@ -1,25 +1,23 @@
-"""What became of each test image: a table with a column for each entry of an evaluator."""
+"""The table of test images: a column for each entry of an evaluator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustprune.errors import UsageError
+from robustprune.evaluators.accuracy import PerImage
 from robustprune.files import replacing
-
-if TYPE_CHECKING:
-    from robustprune.evaluators import Evaluator
-    from robustprune.evaluators.base import PerImage
 
 _OWNER = b"evaluator"  # the key under which a column says whose it is
 _OWN = ("index", "label")
 _ENDINGS = (".csv", ".parquet")
+_EXACT = (torch.bool, torch.float32, torch.float64)
 
 
 class ImageTable:
@@ -39,17 +37,13 @@ class ImageTable:
         return {owner for owner, _ in self._columns.values()}
 
     def add(self, evaluator: str, labels: Tensor, images: PerImage) -> None:
-        """Take in an evaluator's entries in place of those that it may have.
+        """Take in the entries of an evaluator, named by its metric: tensors of length n by name.
 
-        Args:
-            evaluator: its metric.
-            labels: ``(n,)``, int64, of the first n test images.
-            images: tensors of length n by name.
+        ``labels`` are those of the first n test images: ``(n,)``, int64.
 
         Raises:
-            UsageError: another evaluator has an entry of the same name.
+            UsageError: another evaluator, or the table itself, has an entry of the same name.
         """
-        self._columns = {k: v for k, v in self._columns.items() if v[0] != evaluator}
         for name in images:
             other = self._columns.get(name, (evaluator, None))[0]
             if other != evaluator or name in _OWN:
@@ -61,9 +55,9 @@ class ImageTable:
         self._columns |= {name: (evaluator, values) for name, values in images.items()}
         self.labels = max(self.labels, labels, key=len)
 
-    def entry(self, name: str) -> Tensor:
-        """The values of one entry, of length n for the evaluator's own number n of images."""
-        return self._columns[name][1]
+    def entries(self, evaluator: str) -> PerImage:
+        """An evaluator's entries, each as long as the number of images that it has judged."""
+        return {n: values for n, (owner, values) in self._columns.items() if owner == evaluator}
 
     def arrow(self) -> Any:
         """A ``pyarrow.Table``: ``index``, ``label`` and the entries.
@@ -74,7 +68,9 @@ class ImageTable:
         fields = [pa.field(name, pa.int64()) for name in _OWN]
         arrays = [pa.array(np.arange(len(self.labels))), pa.array(self.labels.numpy())]
         for name, (owner, values) in self._columns.items():
-            array = pa.array(_numpy(values))
+            if values.dtype not in _EXACT:  # as it comes back from a file
+                values = values.float() if values.is_floating_point() else values.long()
+            array = pa.array(values.numpy())
             missing = pa.nulls(len(self.labels) - len(array), array.type)
             arrays.append(pa.concat_arrays([array, missing]))
             fields.append(pa.field(name, array.type, metadata={_OWNER: owner.encode()}))
@@ -89,32 +85,23 @@ class ImageTable:
 
     @classmethod
     def read(cls, path: Path, evaluators: Iterable[str]) -> Self:
-        """The entries of some evaluators in a parquet file that `write` wrote.
+        """The entries of evaluators, by their metrics, in a parquet file that `write` wrote.
 
-        Those that are not there are left out, which is all of them if the file is missing or
-        damaged.
-
-        Args:
-            path: the file.
-            evaluators: metrics.
+        Those that are not there are left out: all of them if the file is missing or damaged.
         """
         pa = _pyarrow()
         wanted, found = set(evaluators), cls()
         try:
-            if wanted:
-                found._take(pa.parquet.read_table(path), wanted)
+            content = pa.parquet.read_table(path)
+            labels = _tensor(content["label"])
+            for field in content.schema:
+                owner = (field.metadata or {}).get(_OWNER, b"").decode()
+                if owner in wanted:
+                    values = _tensor(content[field.name])
+                    found.add(owner, labels[: len(values)], {field.name: values})
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
             return cls()
         return found
-
-    def _take(self, table: Any, wanted: set[str]) -> None:
-        self.labels = _tensor(table["label"])
-        for field in table.schema:
-            owner = (field.metadata or {}).get(_OWNER, b"").decode()
-            if owner in wanted:
-                self._columns[field.name] = (owner, _tensor(table[field.name]))
-        lengths = [len(values) for _, values in self._columns.values()]
-        self.labels = self.labels[: max(lengths, default=0)]  # as many as those evaluators judged
 
 
 def check_ending(path: Path) -> None:
@@ -130,33 +117,12 @@ def check_ending(path: Path) -> None:
         )
 
 
-def check_columns(evaluators: Iterable[Evaluator]) -> None:
-    """Make sure that no evaluator's metric is called like a column of the table itself.
-
-    Raises:
-        UsageError: one is.
-    """
-    for evaluator in evaluators:
-        if evaluator.metric in _OWN:
-            raise UsageError(
-                f"evaluator '{evaluator.registered_name}': the label '{evaluator.metric}' is the "
-                "name of a column of every table of images. Give it another one."
-            )
-
-
 def _pyarrow() -> Any:
-    """The library, which has no types; imported when it is needed."""
+    """The library, which has no types; it is heavy, and a run without evaluators needs none."""
     import pyarrow.csv
     import pyarrow.parquet
 
     return pyarrow
-
-
-def _numpy(values: Tensor) -> Any:
-    """Booleans, int64, float32 or float64: what comes back from a file as it went in."""
-    if values.dtype in (torch.bool, torch.float32, torch.float64):
-        return values.numpy()
-    return (values.float() if values.is_floating_point() else values.long()).numpy()
 
 
 def _tensor(column: Any) -> Tensor:

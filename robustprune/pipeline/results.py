@@ -1,25 +1,23 @@
-"""``results.json``: what a run found, in one file that other programs can read."""
+"""``results.json``: the numbers of a run, in one file that other programs can read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from robustprune import __version__
+from robustprune import measures
+from robustprune.datasets import Splits
 from robustprune.errors import UsageError, nearest
 from robustprune.evaluators.accuracy import measured
-from robustprune.report.documents import Results
-from robustprune.report.runs import Run
-from robustprune.sentences import left_dense
-
-if TYPE_CHECKING:
-    from robustprune.datasets import Splits
+from robustprune.messages import left_dense
+from robustprune.report.runs import Results, Run
 
 VERSION = 1
 _LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "accelerate", "numpy")
@@ -27,7 +25,7 @@ _LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "accelerate", "num
 
 @dataclass(frozen=True)
 class RunResult:
-    """What `run` returns.
+    """The result of `run`.
 
     Attributes:
         folder: the run folder.
@@ -43,7 +41,7 @@ class RunResult:
 
     @property
     def networks(self) -> list[dict[str, Any]]:
-        """One entry a network, the dense one first."""
+        """One entry per network, the dense one first."""
         networks: list[dict[str, Any]] = self.results["networks"]
         return networks
 
@@ -60,7 +58,7 @@ class RunResult:
 
     @property
     def alarms(self) -> dict[str, list[dict[str, Any]]]:
-        """The soundness alarms of each network that has any; see `robustprune.pipeline.soundness`.
+        """The soundness alarms of each network that has any; see `robustprune.pipeline.sanity`.
 
         A run with alarms is not returned by `run`, which raises `SoundnessError`, but can be read.
         """
@@ -73,24 +71,37 @@ class RunResult:
 
     @property
     def title(self) -> str:
-        """The recipe, the seed, whether this is less than a whole run, and whether it is sound."""
+        """The recipe and the seed, and what speaks against taking it for a whole, sound run."""
         results = self.results
-        cut = f", cut at {results['max_steps']} steps a stage" if "max_steps" in results else ""
-        run = Run(self.folder, Results.model_validate(results), {})
-        state = "" if run.finished else ", unfinished"
-        state += ", SOUNDNESS ALARM" if self.alarms else ""
-        return f"{results['recipe']}, seed {results['seed']}{cut}{state}"
+        text = f"{results['recipe']}, seed {results['seed']}"
+        if "max_steps" in results:
+            text += f", cut at {results['max_steps']} steps a stage"
+        if not Run(self.folder, Results.model_validate(results)).finished:
+            text += ", unfinished"
+        return text + (", SOUNDNESS ALARM" if self.alarms else "")
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Columns and rows for people: what was kept, and each accuracy in percent."""
         metrics = measured([entry["metrics"] for entry in self.networks])
         heads = [f"{name} %" if fraction else name for name, fraction in metrics.items()]
-        columns = ["network", "density", "kept", "turnover", *heads]
-        return columns, [_row(entry, metrics) for entry in self.networks]
+        rows = []
+        for entry in self.networks:
+            turnover, dead = entry["turnover"], " (dead)" if "dead" in entry else ""
+            share = "–" if turnover is None else f"{100 * turnover:.1f} %"
+            values = {name: metric_text(entry["metrics"], name) for name in metrics}
+            cells = [f"{text}{dead}" if metrics[name] else text for name, text in values.items()]
+            rows.append(
+                [entry["name"], f"{entry['density']:g}", f"{entry['kept']:,}", share, *cells]
+            )
+        return ["network", "density", "kept", "turnover", *heads], rows
+
+    def measures(self) -> tuple[str, list[str], list[list[str]]]:
+        """Title, columns and rows for people: the measures of each network; no rows without any."""
+        return measures.table({e["name"]: e["measures"] for e in self.networks if "measures" in e})
 
     @property
     def legend(self) -> str:
-        """What the numbers in the table are, of those that are there."""
+        """The meaning of the numbers that are in the table."""
         metrics = measured([entry["metrics"] for entry in self.networks])
         turnover = any(entry["turnover"] is not None for entry in self.networks)
         words = {
@@ -101,7 +112,7 @@ class RunResult:
         return "; ".join(word for word, there in words.items() if there)
 
 
-def shown(metrics: Mapping[str, Any], name: str) -> str:
+def metric_text(metrics: Mapping[str, Any], name: str) -> str:
     """A metric for people: an accuracy in percent ± half of its interval, or a number."""
     if name not in metrics:
         return "–"
@@ -111,13 +122,20 @@ def shown(metrics: Mapping[str, Any], name: str) -> str:
     return f"{100 * metrics[name]:.1f} ± {50 * (high - low):.1f}"
 
 
+def installed_versions(*libraries: str) -> dict[str, str]:
+    """The versions of those libraries that are installed."""
+    versions = {}
+    for name in libraries:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def environment(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
-    """What bits depend on: versions, device, processes and the threads of each."""
-    versions = {name: _version(name) for name in _LIBRARIES}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    """Everything that bits depend on: versions, device, processes and the threads of each."""
     return {
-        **{name: version for name, version in versions.items() if version},
-        "device": name,
+        **installed_versions(*_LIBRARIES),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processes": processes,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -125,12 +143,7 @@ def environment(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
 
 
 def datasets(name: str, data: Splits) -> list[dict[str, Any]]:
-    """What images were trained on and judged by: an entry for each split that there is.
-
-    Args:
-        name: the dataset's registered name.
-        data: its splits.
-    """
+    """The images that were trained on and judged by: an entry for each split of the dataset."""
     splits = {"training": data.train, "validation": data.validation, "test": data.test}
     return [
         {
@@ -144,54 +157,3 @@ def datasets(name: str, data: Splits) -> list[dict[str, Any]]:
         for context, split in splits.items()
         if split is not None
     ]
-
-
-def document(
-    *,
-    recipe: dict[str, Any],
-    networks: list[dict[str, Any]],
-    environment: dict[str, Any],
-    datasets: Sequence[dict[str, Any]],
-    max_steps: int | None = None,
-) -> dict[str, Any]:
-    """The content of ``results.json``.
-
-    Args:
-        recipe: the resolved recipe.
-        networks: an entry each, as in README.
-        environment: see `environment`.
-        datasets: see `datasets`.
-        max_steps: set if stages were cut, so that nobody takes the run for a whole one.
-    """
-    cut = {} if max_steps is None else {"max_steps": max_steps}
-    return {
-        "version": VERSION,
-        "robustprune": __version__,
-        "recipe": recipe["name"],
-        "seed": recipe["seed"],
-        **cut,
-        "environment": environment,
-        "datasets": datasets,
-        "networks": networks,
-        "params": recipe,
-    }
-
-
-def _row(entry: dict[str, Any], metrics: Mapping[str, bool]) -> list[str]:
-    turnover = entry["turnover"]
-    cells = [
-        entry["name"],
-        f"{entry['density']:g}",
-        f"{entry['kept']:,}",
-        "–" if turnover is None else f"{100 * turnover:.1f} %",
-    ]
-    dead = " (dead)" if "dead" in entry else ""
-    values = {name: shown(entry["metrics"], name) for name in metrics}
-    return cells + [f"{v}{dead}" if metrics[name] else v for name, v in values.items()]
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None

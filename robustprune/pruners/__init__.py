@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from robustprune.pruners.base import Closure, Context, Method, Pruner, Stage, reset_grown
+from robustprune.pruners.sharpness import sharpened
 from robustprune.registry import Registry
 
 registry: Registry[Pruner] = Registry(
     "pruners",
     base=Pruner,
-    modules=[
-        f"{__name__}.{module}"
-        for module in ("hydra", "magnitude", "saliency", "dynamic", "admm", "lottery")
-    ],
+    modules=[f"{__name__}.{m}" for m in ("hydra", "magnitude", "saliency", "dynamic", "admm")],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 
@@ -26,4 +24,5 @@ __all__ = [
     "names",
     "register",
     "reset_grown",
+    "sharpened",
 ]

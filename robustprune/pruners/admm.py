@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
 
+from robustprune.masking import MaskedModel
 from robustprune.pruners import register
 from robustprune.pruners.base import Context, Method, Pruner, Stage
-from robustprune.recipe import StageChanges
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from robustprune.masking import MaskedModel
-    from robustprune.recipe import StageOptions
-    from robustprune.types import Progress
+from robustprune.recipe import StageChanges, StageOptions
+from robustprune.types import Progress
 
 
 @register("radmm")
@@ -73,14 +69,8 @@ class RadmmMethod(Method):
 
     def project(self, masked: MaskedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Π: the nearest tensors of the asked density."""
-        from robustprune.masking import select
-
-        masks = select(
-            {name: tensor.abs() for name, tensor in tensors.items()},
-            self.context.density,
-            allocation=self.pruner.allocation,
-            structure=masked.structure,
-        )
+        sizes = {name: tensor.abs() for name, tensor in tensors.items()}
+        masks = self.masks(masked, sizes, self.context.density)
         return {name: tensor * masks[name] for name, tensor in tensors.items()}
 
     def penalty(self, stage: Stage, masked: MaskedModel, progress: Progress) -> Tensor | None:

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import torch
 from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
+from robustprune.components import Options, Part, PartOf
 from robustprune.errors import UsageError
+from robustprune.masking import Change, MaskedModel, select
 from robustprune.masking.allocations import Allocation
 from robustprune.masking.structures import Structure
-from robustprune.parts import Options, Part, PartOf
+from robustprune.objectives import Loss, Objective
+from robustprune.recipe import StageOptions
 from robustprune.seeding import fork
+from robustprune.types import Images, Progress
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from robustprune.masking import Change, MaskedModel
-    from robustprune.objectives import Loss, Objective
-    from robustprune.recipe import StageOptions
-    from robustprune.types import Images, Progress
-
-Closure = Callable[..., "Loss"]
+Closure = Callable[..., Loss]
 """``closure(again=False)``: the gradients of the step's whole batch, true ones: reduced over
 processes and unscaled. ``again=True`` re-uses the attacked images and the draws of the call before,
 and leaves running statistics alone."""
@@ -49,7 +47,7 @@ class Stage(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The things that a method works with.
+    """Everything that a method works with.
 
     Attributes:
         density: fraction of the prunable weights to keep, in (0, 1].
@@ -75,7 +73,7 @@ class Sharpness(Options):
     """
 
     radius: float = Field(gt=0)
-    """How far each tensor moves, as a share of its norm. AWP takes 0.005 to 0.01."""
+    """Distance that each tensor moves, as a share of its norm. AWP takes 0.005 to 0.01."""
 
 
 class Pruner(Part):
@@ -89,7 +87,7 @@ class Pruner(Part):
     structure: Annotated[Structure, PartOf("structures", {"name": "weight"})]
     """The weights that one entry of a mask covers."""
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "uniform"})]
-    """How the network's density is shared out among its layers."""
+    """Shares the network's density out among its layers."""
     exclude: list[str] = []
     """Layers that stay dense, by name or pattern; the density counts over what is left."""
     sharpness: Sharpness | None = None
@@ -235,8 +233,6 @@ class Method:
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Let objectives and libraries draw, for a block, what follows from the own generator."""
-        import torch
-
         seed = int(torch.randint(2**62, (), generator=self.context.generator))
         with fork(seed, "method"):
             yield
@@ -245,16 +241,6 @@ class Method:
         """The objective that a stage minimises: its own, or the recipe's."""
         own = None if stage.options is None else stage.options.objective
         return self.context.objective if own is None else own  # type: ignore[return-value]
-
-    def sharpened(self, stage: Stage, masked: MaskedModel, closure: Closure) -> Closure:
-        """The closure that `step` gets: the loop's, at the worst move where the pruner asks so."""
-        from robustprune.pruners.sharpness import Sharpened
-
-        sharpness: Sharpness | None = getattr(self.pruner, "sharpness", None)
-        if sharpness is None:
-            return closure
-        radius = sharpness.radius
-        return Sharpened(closure, method=self, stage=stage, masked=masked, radius=radius)
 
     def keep(
         self, masked: MaskedModel, importance: Mapping[str, Tensor], density: float | None = None
@@ -266,14 +252,15 @@ class Method:
             importance: of each weight, at least 0, by the weight's name; usually |score|.
             density: fraction to keep; the context's if absent.
         """
-        from robustprune.masking.selection import select
-
         density = self.context.density if density is None else density
-        return masked.set(
-            select(
-                importance, density, allocation=self.pruner.allocation, structure=masked.structure
-            )
-        )
+        return masked.set(self.masks(masked, importance, density))
+
+    def masks(
+        self, masked: MaskedModel, importance: Mapping[str, Tensor], density: float
+    ) -> dict[str, Tensor]:
+        """The masks that `keep` would set; see there."""
+        allocation: Allocation = self.pruner.allocation
+        return select(importance, density, allocation=allocation, structure=masked.structure)
 
 
 def reset_grown(
@@ -304,8 +291,5 @@ def reset_grown(
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:
     """Batch, instance, layer, group and RMS norms of torch, and what extends them."""
-    from torch import nn
-    from torch.nn.modules.batchnorm import _NormBase
-
     kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     return [module for module in model.modules() if isinstance(module, kinds)]

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor
+from torch.optim import Optimizer
 
+from robustprune.components import PartOf
+from robustprune.masking import MaskedModel
 from robustprune.masking.allocations import Allocation
 from robustprune.masking.schedules import Every
-from robustprune.masking.scores import init_scores
+from robustprune.masking.selection import init_scores, keep_largest
 from robustprune.masking.structures import Structure
-from robustprune.parts import PartOf
+from robustprune.objectives import Loss
 from robustprune.pruners import register
 from robustprune.pruners.base import Closure, Context, Method, Pruner, Stage, reset_grown
-from robustprune.recipe import StageChanges
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from robustprune.masking import MaskedModel
-    from robustprune.objectives import Loss
-    from robustprune.recipe import StageOptions
-    from robustprune.types import Progress
+from robustprune.recipe import StageChanges, StageOptions
+from robustprune.types import Progress
 
 NOISE = 1e-5
 """Deviation of what is added to |w| before the smallest are dropped, which decides ties."""
@@ -39,9 +36,9 @@ class RigL(Pruner):
     """
 
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "erk"})]
-    """Where the first, random mask keeps how much; each layer stays at that."""
+    """The shares of the first, random mask; each layer stays at its own."""
     growth: Literal["gradient", "random"] = "gradient"
-    """Where connections grow."""
+    """Connections grow where gradients are largest, or anywhere."""
     fraction: float = Field(0.3, gt=0, lt=1)
     """Share of a layer's kept weights that the first change drops; it falls along half a cosine."""
     every: Every = Every()
@@ -96,13 +93,12 @@ class RigLMethod(Method):
 
     def moved(self, masked: MaskedModel, name: str, progress: Progress) -> Tensor:
         """A layer's new mask, with as many weights as before."""
-        from robustprune.masking.selection import keep_largest
-
         weight, mask = masked.weights[name], masked.masks[name]
         kept = int(mask.sum())
         decay = (1 + math.cos(math.pi * self.pruner.every.done(progress))) / 2
         drop = min(int(self.pruner.fraction * decay * kept), mask.numel() - kept)
-        size = weight.detach().abs() + self._noise(weight)
+        noise = NOISE * torch.randn(weight.shape, generator=self.context.generator)
+        size = weight.detach().abs() + noise.to(weight)
         stay = keep_largest(size.masked_fill(~mask, -math.inf), kept - drop)
         if self.pruner.growth == "random":
             growth = init_scores(weight, "random", self.context.generator)
@@ -110,12 +106,6 @@ class RigLMethod(Method):
             assert weight.grad is not None
             growth = weight.grad.abs()
         return stay | keep_largest(growth.masked_fill(stay, -math.inf), drop)
-
-    def _noise(self, weight: Tensor) -> Tensor:
-        import torch
-
-        noise = NOISE * torch.randn(weight.shape, generator=self.context.generator)
-        return noise.to(weight)
 
     def after_epoch(
         self,
@@ -125,5 +115,5 @@ class RigLMethod(Method):
         progress: Progress,
         metrics: Mapping[str, float],
     ) -> dict[str, float]:
-        """How far the mask is from the first one."""
+        """The distance from the first mask."""
         return {"turnover": masked.turnover}

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
+from torch.optim import Optimizer
 
-from robustprune.masking.scores import ScoreInit, init_scores
+from robustprune.masking import MaskedModel
+from robustprune.masking.selection import ScoreInit, init_scores
 from robustprune.pruners import register
 from robustprune.pruners.base import Context, Method, Pruner, Stage, norm_layers
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
-    from robustprune.masking import MaskedModel
-    from robustprune.recipe import StageOptions
-    from robustprune.types import Progress
+from robustprune.recipe import StageOptions
+from robustprune.types import Progress
 
 
 @register("hydra")
@@ -29,7 +26,7 @@ class Hydra(Pruner):
     """
 
     scores: ScoreInit = "scaled_magnitude"
-    """How scores start; the paper's is scaled_magnitude."""
+    """Initial scores; the paper's are scaled_magnitude."""
     train_norms: bool = True
     """Train norm layers while scores are learned, as HYDRA's reference does; else they, and their
     running statistics, stay as they are."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
+from robustprune.components import PartOf
+from robustprune.masking import MaskedModel
 from robustprune.masking.allocations import Allocation
-from robustprune.modes import eval_mode
-from robustprune.parts import PartOf
 from robustprune.pruners import register
 from robustprune.pruners.base import Context, Method, Pruner, Stage
-from robustprune.recipe import StageChanges
+from robustprune.recipe import StageChanges, StageOptions
+from robustprune.train_mode import eval_mode
 from robustprune.types import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from robustprune.masking import MaskedModel
-    from robustprune.recipe import StageOptions
 
 
 @register("snip")
@@ -67,8 +64,6 @@ class SnipMethod(Method):
 
     def gradients(self, stage: Stage, masked: MaskedModel) -> dict[str, Tensor]:
         """Gradients of the objective's loss on one batch, with the network in eval mode."""
-        import torch
-
         images, labels = next(self.context.batches(self.pruner.batch_size))
         for weight in masked.weights.values():
             weight.requires_grad_(True)

@@ -1,52 +1,56 @@
-"""YAML documents: read by one safe loader, overridden, and asked where things stand in them."""
+"""Recipes as YAML documents: extended, overridden, and asked where things stand in them."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import yaml
 
-from robustprune.errors import Place, Problem, UsageError, nearest
+from robustprune.errors import InvalidError, Problem, UsageError, nearest
+from robustprune.messages import shown
+from robustprune.paths import usable
 from robustprune.recipe.reading import Keys, NotYamlError, read_yaml
-from robustprune.sentences import shown
 
-T = TypeVar("T")
+EXTENDS = "extends"
+"""The key by which a recipe says only how it differs from another one."""
+
 _MOST_BYTES = 2**20
-_STARTS = "expected 'key: value' lines such as 'name: …'. Start from a file in recipes/"
+_MOST_FILES = 100
 
 
-class Spot(NamedTuple):
-    """Where a value was written."""
+class _Mark(NamedTuple):
+    """The file and line where a value was written, or the override that put it there."""
 
-    source: str
-    line: int
+    text: str
+    is_override: bool = False
 
 
 class Document:
     """A YAML mapping that knows the file and the line of each of its values.
 
     Attributes:
-        source: the file's name, for messages.
         values: the plain document.
-        problems: what is wrong with it as YAML, or with its overrides.
+        problems: its faults as YAML, and those of its overrides.
     """
 
     def __init__(self, source: str, text: str) -> None:
-        self.source = source
-        self._overridden: dict[Keys, str] = {}
         try:
             reading = read_yaml(text)
         except NotYamlError as error:
             where = f"{source}:{error.line}" if error.line else source
-            raise UsageError(f"{where}: this is not YAML: {error}.") from None
+            raise UsageError(f"{where}: {error}") from None
         self.values = reading.values
         if not isinstance(self.values, dict):
-            raise UsageError(f"{source} is not a recipe: found {shown(self.values)}, {_STARTS}.")
-        self._spots = {keys: Spot(source, line) for keys, line in reading.lines.items()}
-        self._sources = [source]
+            raise UsageError(
+                f"{source} is not a recipe: found {shown(self.values)}, expected 'key: value' "
+                "lines such as 'name: …'. Start from a file in recipes/."
+            )
+        lines = sorted(reading.lines.items(), key=lambda item: item[1])
+        self._marks = {keys: _Mark(f"{source}:{line}") for keys, line in lines}  # in their order
         self.problems = self.located(reading.problems)
 
     @classmethod
@@ -63,10 +67,11 @@ class Document:
                 raise UsageError(f"{path} is not a recipe: it is larger than 1 MiB.")
             return cls(str(path), content.decode("utf-8"))
         except OSError as error:
-            near = _beside(path) if isinstance(error, FileNotFoundError) else ""
+            names = [other.name for other in path.parent.glob("[!.]*.y*ml")]
+            near = nearest(path.name, names, cutoff=0.6, key=lambda name: Path(name).stem)
             raise UsageError(
-                f"cannot read the recipe {path}: {error.strerror}.{near} Recipes that come with "
-                "robustprune are in recipes/, e.g. recipes/quickstart.yaml."
+                f"cannot read the recipe {path}: {error.strerror}.{near if names else ''} Recipes "
+                "that come with robustprune are in recipes/, e.g. recipes/quickstart.yaml."
             ) from None
         except UnicodeDecodeError:
             raise UsageError(f"{path} is not a recipe: it is not UTF-8 text.") from None
@@ -74,9 +79,8 @@ class Document:
     def extend(self, base: Document) -> None:
         """Put ``base`` below what stands here; see `merged`. Problems are those of both."""
         self.values = merged(base.values, self.values)
-        kept = {keys: spot for keys, spot in base._spots.items() if _stands(self.values, keys)}
-        self._spots = {**kept, **self._spots}
-        self._sources = list(dict.fromkeys([*self._sources, *base._sources]))
+        marks = {keys: mark for keys, mark in base._marks.items() if _stands(self.values, keys)}
+        self._marks |= {keys: marks[keys] for keys in marks if keys not in self._marks}
         self.problems = [*base.problems, *self.problems]
 
     def override(self, assignment: str) -> None:
@@ -84,56 +88,103 @@ class Document:
 
         One that cannot be applied changes nothing and is noted in `problems`.
         """
+        path, equals, text = assignment.partition("=")
+        keys = tuple(key.strip() for key in path.split("."))
         try:
-            keys, value = _assignment(assignment)
-            self.values = _replaced(self.values, keys, value)
+            if not equals or not all(keys):
+                raise UsageError("expected key=value or key.subkey=value, e.g. seed=1.")
+            reading = read_yaml(text)
+            if reading.problems:
+                raise UsageError(str(reading.problems[0]))
+            self.values = _replaced(self.values, keys, reading.values)
         except UsageError as error:
             self.problems.append(Problem((), f"--set {assignment}: {error}"))
             return
-        self._spots = _outside(keys, self._spots)
-        self._overridden = {**_outside(keys, self._overridden), keys: f"--set {assignment}"}
+        kept = {place: mark for place, mark in self._marks.items() if place[: len(keys)] != keys}
+        self._marks = {**kept, keys: _Mark(f"--set {assignment}", is_override=True)}
 
     def located(self, problems: Iterable[Problem]) -> list[Problem]:
         """The problems in the file's order, ``file:line`` or the override at fault before each.
 
-        Those in a file that this one extends come after its own.
+        Those in a file that this one extends come after its own. Where an override gave a part
+        another name, its options are at fault with it.
         """
-        found = [(*self._where(problem.place), problem) for problem in problems]
-        found.sort(key=lambda item: item[0])
-        return [
-            Problem((), f"{where}: {problem}{self._remedy(problem.place)}")
-            for _, where, problem in found
-        ]
+        order = {mark: number for number, mark in enumerate(self._marks.values())}
+        found: list[tuple[int, Problem]] = []
+        for problem in problems:
+            keys = tuple(map(str, problem.place))
+            mark = self._mark(keys)
+            names = [self._marks.get((*keys[:n], "name"), mark) for n in range(1, len(keys))]
+            renamed = [f" with {name.text}" for name in names if name.is_override]
+            where = mark.text if mark.is_override else "".join([mark.text, *renamed[:1]])
+            found.append((order[mark], Problem((), f"{where}: {problem}")))
+        return [problem for _, problem in sorted(found, key=lambda item: item[0])]
 
-    def _where(self, place: Place) -> tuple[tuple[float, int], str]:
-        """File and line to sort by, and what to put before a problem."""
-        keys = tuple(map(str, place))
-        inside = [text for known, text in self._overridden.items() if known[: len(keys)] == keys]
-        if keys and inside:
-            return (math.inf, 0), inside[-1]
-        for known in (keys[:length] for length in range(len(keys), -1, -1)):
-            if known in self._overridden:
-                return (math.inf, 0), self._overridden[known]
-            if known in self._spots:
-                source, line = self._spots[known]
-                renamed = "".join(f" with {text}" for _, text in self._renamed(keys))
-                return (self._sources.index(source), line), f"{source}:{line}{renamed}"
-        return (0, 0), self.source
-
-    def _renamed(self, keys: Keys) -> list[tuple[str, str]]:
-        """The innermost part around ``keys`` that an override made another, and that override."""
-        parts = [keys[:length] for length in range(len(keys) - 1, 0, -1)]
-        found = [(part, self._overridden.get((*part, "name"))) for part in parts]
-        return [(".".join(part), text) for part, text in found if text is not None][:1]
-
-    def _remedy(self, place: Place) -> str:
-        """For an option of the file's own part, after an override of that part's name only."""
-        keys = tuple(map(str, place))
-        renamed = self._renamed(keys) if keys in self._spots else []
-        return "".join(
-            f" To replace the whole part: --set {part}={text.partition('=')[2].strip()}"
-            for part, text in renamed
+    def _mark(self, keys: Keys) -> _Mark:
+        """The mark of the last override in a place, of the place, or of what is around it."""
+        overrides = [place for place, mark in self._marks.items() if mark.is_override]
+        inside = [place for place in overrides if keys and place[: len(keys)] == keys]
+        around = [keys[:length] for length in range(len(keys), -1, -1)]
+        return next(
+            self._marks[place] for place in [*inside[::-1], *around] if place in self._marks
         )
+
+
+def read_extended(path: Path) -> Document:
+    """Read a recipe and what it extends, and so on, as one document without ``extends:``.
+
+    ``extends`` names a file relative to the one it stands in, or a list of them, of which later
+    ones win. Mappings are merged deeply, lists and scalars replaced (`merged`). Files in
+    ``imports:`` are relative to the file that names them; all other paths start where they would
+    in any recipe.
+
+    Raises:
+        UsageError: a file cannot be read or is no recipe, files extend each other in a circle, or
+            there are too many.
+    """
+    files = 0
+
+    def read(path: Path, above: tuple[Path, ...]) -> Document:
+        nonlocal files
+        files += 1
+        document = Document.read(path)
+        chain = (*above, path.resolve())
+        names = document.values.pop(EXTENDS, [])
+        places: dict[Keys, Any] = {(EXTENDS,): names}
+        if isinstance(names, list):
+            places = {(EXTENDS, str(index)): name for index, name in enumerate(names)}
+        for place, name in reversed(places.items()):
+            try:
+                if not isinstance(name, str):
+                    message = f"expected a recipe's file, or a list of them; got {shown(name)}."
+                    raise UsageError(message)
+                extended = usable(path.parent / name)
+                if extended.resolve() in chain:
+                    raise UsageError(f"'{name}' extends this file in turn. Take one of them out.")
+                if files > _MOST_FILES:
+                    raise UsageError(f"more than {_MOST_FILES} files are extended. Merge some.")
+                base = read(extended, chain)
+            except InvalidError:
+                raise
+            except UsageError as error:
+                raise InvalidError(document.located([Problem(place, str(error))])) from None
+            imports = base.values.get("imports")
+            if isinstance(imports, list):
+                moved = [_moved(name, extended.parent, path.parent) for name in imports]
+                base.values["imports"] = moved
+            document.extend(base)
+        return document
+
+    return read(usable(path), ())
+
+
+def _moved(name: Any, folder: Path, to: Path) -> Any:
+    """An entry of ``imports``, with a relative file named from ``to`` instead of ``folder``."""
+    if not (isinstance(name, str) and name.endswith(".py")) or Path(name).is_absolute():
+        return name
+    if not os.path.isfile(folder / name) and os.path.isfile(name):
+        return name  # named from the working directory
+    return Path(os.path.relpath(folder / name, to)).as_posix()
 
 
 def merged(base: Mapping[str, Any], own: Mapping[str, Any], *, top: bool = True) -> dict[str, Any]:
@@ -151,54 +202,23 @@ def merged(base: Mapping[str, Any], own: Mapping[str, Any], *, top: bool = True)
     return result
 
 
-def dump(values: Any) -> str:
-    """Plain values as YAML, keys in their own order."""
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-    return text
-
-
-def dump_flow(value: Any) -> str:
-    """One plain value as YAML on one line."""
+def dump(values: Any, *, flow: bool = False) -> str:
+    """Plain values as YAML, keys in their own order; with ``flow`` on one line."""
+    width = math.inf if flow else 100
     text: str = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, width=math.inf, sort_keys=False
+        values, default_flow_style=flow, allow_unicode=True, width=width, sort_keys=False
     )
-    return text.removesuffix("...\n").rstrip("\n")
-
-
-def _outside(keys: Keys, known: Mapping[Keys, T]) -> dict[Keys, T]:
-    """What is known about places that are neither ``keys`` nor below it."""
-    return {place: what for place, what in known.items() if place[: len(keys)] != keys}
+    return text.removesuffix("...\n").rstrip("\n") if flow else text
 
 
 def _stands(values: Any, keys: Keys) -> bool:
-    """Whether there is a value at ``keys``."""
-    for key in keys:
-        if isinstance(values, Mapping) and key in values:
-            values = values[key]
-        elif isinstance(values, list) and key.isdigit() and int(key) < len(values):
-            values = values[int(key)]
-        else:
-            return False
-    return True
-
-
-def _beside(path: Path) -> str:
-    names = [other.name for other in path.parent.glob("[!.]*.y*ml")]
-    return nearest(path.name, names, cutoff=0.6, key=lambda n: Path(n).stem) if names else ""
-
-
-def _assignment(assignment: str) -> tuple[Keys, Any]:
-    path, equals, text = assignment.partition("=")
-    keys = tuple(key.strip() for key in path.split("."))
-    if not equals or not all(keys):
-        raise UsageError("expected key=value or key.subkey=value, e.g. seed=1.")
+    """True if there is a value at ``keys``."""
     try:
-        reading = read_yaml(text)
-    except NotYamlError as error:
-        raise UsageError(f"the value is not YAML: {error}.") from None
-    if reading.problems:
-        raise UsageError(str(reading.problems[0]))
-    return keys, reading.values
+        for key in keys:
+            values = values[int(key) if isinstance(values, list) else key]
+    except (LookupError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _replaced(values: Any, keys: Keys, value: Any) -> Any:
@@ -208,13 +228,9 @@ def _replaced(values: Any, keys: Keys, value: Any) -> Any:
     if isinstance(values, str) and not key.isdigit():
         values = {"name": values}  # `objective: trades` is short for `objective: {name: trades}`
     if values is None or isinstance(values, dict):
-        values = dict(values or {})
-        return {**values, key: _replaced(values.get(key), rest, value)}
-    if not isinstance(values, list):
-        raise UsageError(f"there is no '{key}' in {shown(values)}.")
-    places = [str(index) for index in range(len(values))]
-    if key not in places:
-        which = f"items 0 to {len(places) - 1}" if places else "no items"
-        raise UsageError(f"there is no '{key}' in {shown(values)}; it has {which}.")
-    index = places.index(key)
-    return [*values[:index], _replaced(values[index], rest, value), *values[index + 1 :]]
+        return {**(values or {}), key: _replaced((values or {}).get(key), rest, value)}
+    items = {str(n): item for n, item in enumerate(values)} if isinstance(values, list) else {}
+    if key not in items:
+        counted = " Items are counted from 0." if isinstance(values, list) else ""
+        raise UsageError(f"there is no '{key}' in {shown(values)}.{counted}")
+    return [*{**items, key: _replaced(items[key], rest, value)}.values()]

@@ -5,19 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, create_model
 
+from robustprune.components import Options, Part, PartOf
 from robustprune.models.options import ModelOptions
-from robustprune.parts import Options, Part, PartOf
-from robustprune.recipe.paper import PaperOptions
 from robustprune.tracking.options import TrackingOptions
 
+_Metric = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+_Network = Annotated[str, Field(pattern=r"^(dense|\w[\w.-]*-(1|0\.\d*[1-9]|[1-9]e-\d\d))$")]
+_Accuracy = Annotated[float, Field(ge=0, le=1)]
 
-class _Training(Options):
-    epochs: int | None = Field(None, ge=1)
+
+class StageOptions(Options):
+    """Options of the training of one stage."""
+
+    epochs: int = Field(ge=1)
     """Passes over the labelled training images."""
     batch_size: int = Field(128, ge=1)
-    """Labelled images an optimizer step, whatever the number of processes."""
+    """Labelled images per optimizer step, whatever the number of processes."""
     accumulate: int = Field(1, ge=1)
     """Parts each batch is cut into, to save memory."""
     select: Literal["last", "best"] = "last"
@@ -30,35 +35,17 @@ class _Training(Options):
     schedule: Annotated[Part, PartOf("schedules", {"name": "cosine"})]
     """Factor on the learning rate."""
     objective: Annotated[Part, PartOf("objectives")] | None = None
-    """What this stage minimises, where that is not the recipe's own objective."""
+    """Minimised in this stage, where that is not the recipe's own objective."""
 
 
-class StageOptions(_Training):
-    """How one stage trains."""
+_CHANGES: dict[str, Any] = {
+    name: (option.rebuild_annotation() | None, Field(None, description=option.description))
+    for name, option in StageOptions.model_fields.items()
+}
 
-    epochs: int = Field(ge=1)
-    """Passes over the labelled training images."""
 
-
-class StageChanges(Options):
-    """What a pruner's own stage does otherwise than the recipe's section that it goes by."""
-
-    epochs: int | None = Field(None, ge=1)
-    """Passes over the labelled training images."""
-    batch_size: int | None = Field(None, ge=1)
-    """Labelled images an optimizer step."""
-    accumulate: int | None = Field(None, ge=1)
-    """Parts each batch is cut into."""
-    select: Literal["last", "best"] | None = None
-    """Hand on the last weights, or the best."""
-    share: float | None = Field(None, gt=0, le=1)
-    """Share of the training images that the stage learns from."""
-    optimizer: Annotated[Part, PartOf("optimizers", {"name": "sgd"})] | None = None
-    """Made anew for the stage."""
-    schedule: Annotated[Part, PartOf("schedules", {"name": "cosine"})] | None = None
-    """Factor on the learning rate."""
-    objective: Annotated[Part, PartOf("objectives")] | None = None
-    """What this stage minimises."""
+class StageChanges(create_model("_Changes", __base__=Options, **_CHANGES)):  # type: ignore[misc]
+    """Changes that a pruner's own stage makes to the recipe's section that it goes by."""
 
     def over(self, options: StageOptions) -> StageOptions:
         """The options, but for what is set here."""
@@ -66,12 +53,14 @@ class StageChanges(Options):
         return options.model_copy(update=changes)
 
 
-class PruneOptions(_Training):
-    """How masks are found: every method at every density, from the same dense network.
+class PruneOptions(StageOptions):
+    """The search for masks: every method at every density, from the same dense network.
 
     Without ``epochs`` there is no stage of that name, which `hydra` and others need.
     """
 
+    epochs: int | None = Field(None, ge=1)  # type: ignore[assignment]
+    """Passes over the labelled training images."""
     methods: list[Annotated[Part, PartOf("pruners")]] = Field(min_length=1)
     """Pruners; each says which stages it trains."""
     densities: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
@@ -79,7 +68,7 @@ class PruneOptions(_Training):
 
 
 class ComputeOptions(Options):
-    """What it runs on. Bits are promised for the same machine, versions and thread count."""
+    """Hardware and precision. Bits are promised for the same machine, versions and threads."""
 
     device: Literal["auto", "cpu"] = "auto"
     """The accelerator that is there, or the CPU."""
@@ -90,6 +79,16 @@ class ComputeOptions(Options):
     ``OMP_NUM_THREADS`` says. Recorded in the results, and kept by a run that goes on."""
     channels_last: bool = False
     """Keep images and weights channels-last, which suits large convolutions."""
+
+
+class PaperOptions(Options):
+    """Where a setting stands in a paper, and the numbers that the paper gives for it."""
+
+    source: str = Field(min_length=1)
+    """The paper and its table."""
+    metrics: dict[_Metric, dict[_Network, _Accuracy]] = {}
+    """For each metric, named as in results.json, the number of each network, named as there:
+    ``{pgd: {dense: 0.519, hydra-0.1: 0.495}}``. Fractions in [0, 1]."""
 
 
 class Recipe(Options):
@@ -114,7 +113,11 @@ class Recipe(Options):
     finetune: StageOptions | None = None
     """Trains what is kept; without it pruned networks are judged as they are."""
     evaluate: list[Annotated[Part, PartOf("evaluators")]] = []
-    """What each network is judged by."""
+    """Evaluators that judge each network."""
+    measures: list[Annotated[Part, PartOf("measures")]] = Field(
+        ["size", "flops"], validate_default=True
+    )
+    """Measures of each network as a whole."""
     tracking: TrackingOptions = TrackingOptions()
     """Where MLflow keeps the run."""
     compute: ComputeOptions = ComputeOptions()
@@ -134,16 +137,12 @@ class Recipe(Options):
     @property
     def stages(self) -> dict[str, StageOptions]:
         """The options of the sections that say how to train: pretrain, prune, finetune."""
-        found: dict[str, StageOptions] = {}
-        if self.pretrain is not None:
-            found["pretrain"] = self.pretrain
+        prune = None
         if self.prune is not None and self.prune.epochs is not None:
-            common = {key: getattr(self.prune, key) for key in StageOptions.model_fields}
-            found["prune"] = StageOptions(**common)
-        if self.finetune is not None:
-            found["finetune"] = self.finetune
-        return found
+            prune = StageOptions(**{k: getattr(self.prune, k) for k in StageOptions.model_fields})
+        found = {"pretrain": self.pretrain, "prune": prune, "finetune": self.finetune}
+        return {name: options for name, options in found.items() if options is not None}
 
     def document(self) -> dict[str, Any]:
         """The resolved recipe as plain values: every option, defaults included."""
-        return self.model_dump(mode="json", serialize_as_any=True)
+        return self.model_dump(mode="json")

@@ -1,16 +1,11 @@
-"""Reports: what runs found, as one page to look at, drawn from the files of their folders.
-
-Importing this package is quick: matplotlib and torch are imported when a page is written.
-"""
+"""Reports: the results of runs as one page, drawn from the files of their folders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robustprune.tracking import Console
+from robustprune.tracking import Console
 
 __all__ = ["write_report"]
 
@@ -20,22 +15,18 @@ def write_report(
 ) -> Path:
     """Write one self-contained HTML page about some runs, and its figures as PNGs beside it.
 
-    Equal input gives an equal page: it holds no date. Nothing is fetched, and what a run names
-    (its imports, its dataset) is neither executed nor downloaded.
+    Equal input gives an equal page. What a run names (its imports, its dataset) is neither executed
+    nor downloaded.
 
     Args:
-        folders: run folders, or ``results.json`` files on their own. Runs of one recipe that
-            differ in their seeds only are shown as means.
-        out: the page, ``….html``; a figure lies beside it as ``…-<figure>.png``.
+        folders: run folders, or ``results.json`` files; those of one recipe are shown as means.
+        out: the page, ``….html``, which is returned; a figure is ``…-<figure>.png`` beside it.
         ended: the runs have come to their end, though their folders do not say so yet.
         console: shows a bar while the page is drawn; silent if absent.
-
-    Returns:
-        ``out``.
 
     Raises:
         UsageError: something is no run folder, or the page cannot be written.
     """
-    from robustprune.report.page import write_page
+    from robustprune.report.page import write_page  # and matplotlib, which a run waits for last
 
-    return write_page(folders, out, ended=ended, console=console)
+    return write_page(folders, out, ended=ended, console=console or Console(quiet=True))

@@ -1,57 +1,138 @@
-"""Runs of one recipe, side by side: the seeds of a mean."""
+"""Runs of one recipe, side by side: means over their seeds; and what recipes differ in."""
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import cycle, takewhile
+from typing import Any, NamedTuple
 
+from scipy.stats import t  # type: ignore[attr-defined]
+
+from robustprune.errors import UsageError
+from robustprune.evaluators import registry
 from robustprune.evaluators.accuracy import measured
-from robustprune.report.documents import Network, Paper
-from robustprune.report.estimates import Estimate, estimate
-from robustprune.report.looks import Look, looks
-from robustprune.report.options import options
-from robustprune.report.runs import Run
+from robustprune.evaluators.base import Evaluator
+from robustprune.report.runs import Network, Paper, Run
+from robustprune.tracking.layout import flatten
 
 _MOST = 4  # densities that a reader can compare, panel by panel or by the style of a line
+
+# what it is called, where it ran and was recorded, and what a mean is taken over
+_NOT_RECIPE = ("name", "seed", "compute.device", "compute.threads", "data.root", "data.download")
+
+
+class Style(NamedTuple):
+    """The colour of a variant, and a marker that tells it apart where colours do not."""
+
+    colour: str
+    marker: str
+
+
+# Okabe, Ito 2008, *Color Universal Design*; without its yellow, which is too pale for a line
+_KNOWN = {
+    "dense": Style("#000000", "s"),
+    "hydra": Style("#0072B2", "o"),
+    "magnitude": Style("#D55E00", "^"),
+    "random": Style("#767676", "v"),
+}
+_SPARE = (
+    *(Style("#009E73", "D"), Style("#CC79A7", "P"), Style("#E69F00", "X")),
+    *(Style("#56B4E9", "p"), Style("#882255", "*")),
+)
+
+
+def styles(variants: Iterable[str]) -> dict[str, Style]:
+    """Return a style for each variant: those known have theirs, the others spare ones in turn."""
+    wanted = set(variants)
+    others = dict(zip(sorted(wanted - _KNOWN.keys()), cycle(_SPARE), strict=False))
+    return {name: style for name, style in _KNOWN.items() if name in wanted} | others
+
+
+class Estimate(NamedTuple):
+    """A metric of a network."""
+
+    value: float
+    """Value of the run, or the mean over runs."""
+    low: float
+    """Lower end of the 95 % interval; ``value`` itself if there is none."""
+    high: float
+    each: tuple[float, ...]
+    """Value of every run that measured it."""
+    images: int | None
+    """The number of images of each, if it is known."""
+
+    def percent(self) -> str:
+        """Return ``73.3 (66.0–80.5)``, in percent."""
+        interval = f" ({100 * self.low:.1f}–{100 * self.high:.1f})" if self.low < self.high else ""
+        return f"{100 * self.value:.1f}{interval}"
+
+
+def estimate(found: Sequence[Mapping[str, float | list[float]]], metric: str) -> Estimate | None:
+    """Return a metric over the runs of one recipe, of a network's ``metrics`` in each; or None."""
+    having = [metrics for metrics in found if isinstance(metrics.get(metric), int | float)]
+    values = [float(metrics[metric]) for metrics in having]  # type: ignore[arg-type]
+    if not values:
+        return None
+    images, interval = having[0].get(f"{metric}_n"), having[0].get(f"{metric}_interval")
+    count = int(images) if isinstance(images, int | float) else None
+    low = high = values[0]
+    if len(values) > 1:
+        low, high = mean_interval(values, fraction=interval is not None)
+    elif isinstance(interval, list) and len(interval) == 2:
+        low, high = interval
+    return Estimate(statistics.fmean(values), low, high, tuple(values), count)
+
+
+def mean_interval(values: Sequence[float], *, fraction: bool = True) -> tuple[float, float]:
+    """Return the 95 % Student interval of the mean of two or more values; a fraction's in [0, 1].
+
+    It tells what another training would give on the same images.
+    """
+    mean, n = statistics.fmean(values), len(values)
+    reach = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
+    low, high = mean - reach, mean + reach
+    return (max(low, 0.0), min(high, 1.0)) if fraction else (low, high)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds only.
-
-    Attributes:
-        label: the recipes' name, or what their names have in common, unique in a report.
-        runs: at least one, by seed.
-        looks: of every variant on the page, so that a colour means one thing on all of it.
-    """
+    """Runs that differ in their seeds only."""
 
     label: str
+    """The recipes' name, or what their names have in common, unique in a report."""
     runs: tuple[Run, ...]
-    looks: dict[str, Look]
+    """At least one, by seed."""
+    styles: dict[str, Style]
+    """Style of every variant on the page, so that a colour means one thing on all of it."""
 
     @cached_property
     def networks(self) -> list[Network]:
         """Each network once, in the order of the runs; its entry in the first run that has it."""
-        found: dict[str, Network] = {}
-        for run in self.runs:
-            for network in run.results.networks:
-                found.setdefault(network.name, network)
-        return list(found.values())
+        every = [network for run in self.runs for network in run.results.networks]
+        names = dict.fromkeys(network.name for network in every)
+        return [self.entries(name)[0] for name in names]
 
     @cached_property
     def metrics(self) -> dict[str, bool]:
         """Its metrics in the order they were measured, and which are accuracies."""
         return measured([n.metrics for run in self.runs for n in run.results.networks])
 
-    @property
-    def variants(self) -> list[str]:
-        """What found masks, as the recipe labels it, without the dense network."""
-        return list(dict.fromkeys(n.variant for n in self.networks if n.variant != "dense"))
+    @cached_property
+    def evaluators(self) -> list[Evaluator]:
+        """The recipe's evaluators, without the user's own: a report runs no code of a recipe."""
+        found = []
+        for document in self.runs[0].results.params.evaluate:
+            fields = dict(document)
+            with suppress(UsageError, TypeError):
+                found.append(registry.create(str(fields.pop("name", "")), **fields))
+        return found
 
     @property
     def densities(self) -> list[float]:
@@ -67,7 +148,7 @@ class Group:
 
     @property
     def paper(self) -> Paper | None:
-        """What the paper reports, if the recipe cites one."""
+        """The paper's numbers, if the recipe cites one."""
         return self.runs[0].results.params.paper
 
     @property
@@ -76,96 +157,121 @@ class Group:
         return ", ".join(str(run.results.seed) for run in self.runs)
 
     def entries(self, network: str) -> list[Network]:
-        """What each run that has this network says of it."""
-        return [found for run in self.runs if (found := run.network(network)) is not None]
+        """Return a network's entry in each run that has it."""
+        return [n for run in self.runs for n in run.results.networks if n.name == network]
 
-    def looks_of(self, variants: Iterable[str]) -> dict[str, Look]:
-        """The looks of some variants, in the order in which every figure has them."""
+    def styles_of(self, variants: Iterable[str]) -> dict[str, Style]:
+        """Return the styles of some variants, in the order in which every figure has them."""
         wanted = set(variants)
-        return {variant: look for variant, look in self.looks.items() if variant in wanted}
+        return {variant: style for variant, style in self.styles.items() if variant in wanted}
 
-    def named(self, variant: str, density: float) -> Network | None:
-        """The network of a variant at a density."""
-        same = (n for n in self.networks if n.variant == variant and n.density == density)
-        return next(same, None)
+    def at(self, density: float) -> dict[str, str]:
+        """Return the names of the networks at a density, by variant."""
+        pruned = [n for n in self.networks if n.variant != "dense"]
+        return {n.variant: n.name for n in pruned if n.density == density}
 
     def estimate(self, network: str, metric: str) -> Estimate | None:
-        """A metric of a network, over all runs that measured it."""
+        """Return a metric of a network, over all runs that measured it."""
         return estimate([entry.metrics for entry in self.entries(network)], metric)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """The runs by recipe, in the order given. The same recipe and seed twice makes two groups.
+    """Return the runs by recipe, in the order given.
 
     A recipe is what its options are, whatever it is called: those of a sweep over seeds have a
-    name each. Where one seed stands twice, runs whose names fit together stay together.
+    name each. The same recipe and seed twice makes two groups.
     """
-    found: list[tuple[str, list[Run]]] = []
+    sets: dict[tuple[str, int], list[Run]] = {}
+    seen: Counter[tuple[str, int]] = Counter()
     for run in runs:
-        _join(found, f"{_key(run)} {_stem(run)}", [run])
-    recipes: list[tuple[str, list[Run]]] = []
-    for _, members in found:
-        _join(recipes, _key(members[0]), members)
-    sets = [sorted(members, key=lambda run: run.results.seed) for _, members in recipes]
-    palette = looks(_variants(runs))
-    return [Group(label, tuple(s), palette) for label, s in zip(_labels(sets), sets, strict=True)]
-
-
-def _join(sets: list[tuple[str, list[Run]]], key: str, runs: list[Run]) -> None:
-    """Add runs to the first set of this key that has none of their seeds, or as a new one."""
-    seeds = {run.results.seed for run in runs}
-    for other, members in sets:
-        if other == key and seeds.isdisjoint(member.results.seed for member in members):
-            members.extend(runs)
-            return
-    sets.append((key, list(runs)))
-
-
-def _variants(runs: Sequence[Run]) -> Iterator[str]:
-    """Everything that a figure may draw: what was run, and what papers report."""
-    yield "dense"
-    for run in runs:
-        yield from (network.variant for network in run.results.networks)
-        paper = run.results.params.paper
-        for metric in (paper.metrics or {}) if paper else {}:
-            yield from paper.points(metric) if paper else ()
-
-
-def _key(run: Run) -> str:
-    return json.dumps(options(run), sort_keys=True)
-
-
-def _stem(run: Run) -> str:
-    """The recipe's name without its seed: ``a-epochs-2`` of a sweep's ``a-seed-0-epochs-2``."""
-    return re.sub(rf"[-_.]seed[-_.]?{run.results.seed}(?!\d)", "", run.results.recipe)
+        recipe = json.dumps(_options(run), sort_keys=True)
+        sets.setdefault((recipe, seen[recipe, run.results.seed]), []).append(run)
+        seen[recipe, run.results.seed] += 1
+    ordered = [sorted(members, key=lambda run: run.results.seed) for members in sets.values()]
+    papers = [paper for run in runs if (paper := run.results.params.paper)]
+    palette = styles(
+        ["dense"]
+        + [network.variant for run in runs for network in run.results.networks]
+        + [name for paper in papers for m in paper.metrics or {} for name in paper.points(m)]
+    )
+    names = [_name(members) for members in ordered]
+    for suffix in (" ({0.name})", " #{1}"):  # where a name stands twice
+        names = [
+            name if names.count(name) == 1 else name + suffix.format(members[0], place)
+            for place, (name, members) in enumerate(zip(names, ordered, strict=True), start=1)
+        ]
+    return [Group(n, tuple(s), palette) for n, s in zip(names, ordered, strict=True)]
 
 
 def _name(runs: Sequence[Run]) -> str:
-    """What the runs' recipes are called: their one name, or what their names have in common."""
-    names = {run.results.recipe for run in runs}
-    stems = sorted(set(map(_stem, runs)))
-    if len(names) == 1:
-        return runs[0].results.recipe
-    common = "".join(letters[0] for letters in takewhile(_alike, zip(*stems, strict=False)))
-    return stems[0] if len(stems) == 1 else common.rstrip("-_.") or stems[0]
-
-
-def _alike(letters: tuple[str, ...]) -> bool:
-    return len(set(letters)) == 1
-
-
-def _labels(sets: Sequence[Sequence[Run]]) -> list[str]:
-    """The recipes' names; with the first run's where one stands twice, numbered if need be."""
-    names = [_name(runs) for runs in sets]
-    recipes = Counter(names)
-    labels = [
-        name if recipes[name] == 1 else f"{name} ({runs[0].name})"
-        for name, runs in zip(names, sets, strict=True)
+    """Return the recipes' one name, or what their names share but for the seed of a sweep."""
+    names = [run.results.recipe for run in runs]
+    if len(set(names)) == 1:
+        return names[0]
+    stems = [
+        re.sub(rf"[-_.]seed[-_.]?{run.results.seed}(?!\d)", "", name)
+        for run, name in zip(runs, names, strict=True)
     ]
-    counts = Counter(labels)
-    seen: Counter[str] = Counter()
-    unique = []
-    for label in labels:
-        seen[label] += 1
-        unique.append(label if counts[label] == 1 else f"{label} #{seen[label]}")
-    return unique
+    first, last = min(stems), max(stems)  # what these two share, all of them do
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(letter for letter, _ in shared).rstrip("-_.") or first
+
+
+def differences(runs: Mapping[str, Run]) -> dict[str, dict[str, list[str]]]:
+    """Return the options in which some runs differ; their names only if nothing else does.
+
+    An evaluator or a pruner that a recipe does not have at all is one difference, not many.
+
+    Args:
+        runs: by what they are to be called.
+
+    Returns:
+        By option (``prune.optimizer.lr``, ``evaluate.pgd``) each value, as JSON or ``absent``, and
+        whose it is.
+    """
+    recipes = {label: _options(run) for label, run in runs.items()}
+    parts = {label: _parts(run) for label, run in runs.items()}
+    for label, own in parts.items():
+        for part, options in own.items():
+            if not all(part in others for others in parts.values()):
+                rest = {k: v for k, v in recipes[label].items() if not k.startswith(f"{part}.")}
+                short = {k: v for k, v in options.items() if v not in (None, [], {})}
+                recipes[label] = {**rest, part: short}
+    names = {label: {"name": run.recipe.get("name")} for label, run in runs.items()}
+    return _differing(recipes) or _differing(names)
+
+
+def _differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for key in dict.fromkeys(key for recipe in recipes.values() for key in recipe):
+        for label, recipe in recipes.items():
+            text = json.dumps(recipe[key], ensure_ascii=False) if key in recipe else "absent"
+            found.setdefault(key, {}).setdefault(text, []).append(label)
+    return {key: values for key, values in found.items() if len(values) > 1}
+
+
+def _options(run: Run) -> dict[str, Any]:
+    """Flatten what makes two runs runs of one recipe: not its place, nor its name.
+
+    The parts in a list go by their names, so that order and number do not matter.
+    """
+    recipe = {k: v for k, v in run.recipe.items() if k not in ("evaluate", "tracking", "paper")}
+    recipe["prune"] = {k: v for k, v in (recipe.get("prune") or {}).items() if k != "methods"}
+    cut = {} if run.results.max_steps is None else {"max_steps": run.results.max_steps}
+    options = flatten(recipe | _parts(run))
+    return {key: value for key, value in options.items() if key not in _NOT_RECIPE} | cut
+
+
+def _parts(run: Run) -> dict[str, dict[str, Any]]:
+    """Return evaluators and pruners by their place and label or name, ``evaluate.pgd``."""
+    params = run.results.params
+    methods = (params.prune or {}).get("methods")
+    items = [("evaluate", part) for part in params.evaluate]
+    items += [("prune.methods", part) for part in methods or [] if isinstance(part, dict)]
+    found: dict[str, dict[str, Any]] = {}
+    for place, part in items:
+        name = f"{place}.{part.get('label') or part.get('name')}"
+        while name in found:
+            name += "'"
+        found[name] = part
+    return found

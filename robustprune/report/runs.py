@@ -1,51 +1,151 @@
-"""A run, read from its folder."""
+"""A run, read from its folder: files from elsewhere, so their content is checked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from robustprune.datasets.base import few
 from robustprune.errors import UsageError, nearest
-from robustprune.report.documents import Epoch, Network, Results
 
 _RESULTS = "results.json"
-_MOST = 6  # networks that are named one by one
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Metrics = dict[str, float | list[float]]
+
+
+class _Document(BaseModel):
+    """Takes the keys that it knows, and passes over those that later versions may add."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Alarm(_Document):
+    """A certificate that an attack refuted on some images."""
+
+    certificate: str
+    attack: str
+    images: list[int]
+
+
+class Dead(_Document):
+    """The one answer that a network gave to a number of images."""
+
+    answer: int
+    images: int
+
+
+class Network(_Document):
+    """One entry of a run's ``networks``."""
+
+    name: str = Field(min_length=1)
+    density: float = Field(gt=0, le=1)
+    kept: int | None = None
+    turnover: Fraction | None = None
+    left_dense: list[str] = []
+    metrics: Metrics = {}
+    measures: dict[str, dict[str, Any]] = {}
+    alarms: list[Alarm] = []
+    dead: Dead | None = None
+
+    @property
+    def variant(self) -> str:
+        """The label of its pruner in the recipe, ``hydra`` of ``hydra-0.01``; or dense."""
+        return self.name.removesuffix(f"-{self.density:g}")
+
+
+class Paper(_Document):
+    """The paper's numbers of the same setting."""
+
+    source: str
+    metrics: dict[str, dict[str, Fraction]] | None = None
+    """Accuracies in [0, 1] by metric and network, named as ours are."""
+
+    def points(self, metric: str) -> dict[str, list[tuple[float, float]]]:
+        """Return ``(density, value)`` by variant, also where nothing was run here."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for network, value in (self.metrics or {}).get(metric, {}).items():
+            variant, _, text = network.rpartition("-")
+            try:
+                density = float(text) if variant else 1.0
+            except ValueError:
+                continue
+            if 0 < density <= 1:
+                found.setdefault(variant or network, []).append((density, value))
+        return {variant: sorted(points, reverse=True) for variant, points in found.items()}
+
+
+class Params(_Document):
+    """The resolved recipe; only the sections that a report asks for are checked."""
+
+    model_config = ConfigDict(extra="allow")
+
+    data: dict[str, Any] = {}
+    evaluate: list[dict[str, Any]] = []
+    prune: dict[str, Any] | None = None
+    paper: Paper | None = None
+
+
+class Results(_Document):
+    """The content of ``results.json``."""
+
+    recipe: str
+    seed: int
+    networks: list[Network]
+    max_steps: int | None = None
+    environment: dict[str, Any] = {}
+    params: Params = Params()
+
+
+class Epoch(_Document):
+    """One entry of ``history.json``."""
+
+    stage: str
+    epoch: int
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
-
-    Attributes:
-        path: its folder, or a ``results.json`` on its own.
-        results: what it found.
-        recipe: the resolved recipe as it stands in ``results.json``, unchecked.
-        ended: it is known to have come to its end, though its folder does not say so yet.
-    """
+    """One run."""
 
     path: Path
+    """Its folder, or a ``results.json`` on its own."""
     results: Results
-    recipe: dict[str, Any]
     ended: bool = False
+    """It is known to have come to its end, though its folder does not say so yet."""
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as it stands in the results."""
+        params = self.results.params
+        return {**(params.model_extra or {}), **params.model_dump(exclude_unset=True)}
 
     @property
     def name(self) -> str:
-        """What the run is called: its folder's name, or that of the lone file."""
+        """The name of its folder, or of the lone file."""
         return self.path.stem if self.path.is_file() else self.path.resolve().name
 
     def file(self, network: str, name: str) -> Path | None:
-        """A file in a network's folder, or None; never one outside the run folder."""
+        """Return a file in a network's folder, or None; never one outside the run folder."""
         path = self.path / network / name
         inside = path.resolve().is_relative_to(self.path.resolve())
         return path if inside and path.is_file() else None
 
+    @property
+    def models(self) -> dict[str, Path]:
+        """The model files that are there, by network."""
+        files = {n.name: self.file(n.name, "model.safetensors") for n in self.results.networks}
+        return {name: file for name, file in files.items() if file is not None}
+
     def history(self, network: str) -> list[Epoch]:
-        """The network's epochs; none if there is no such file.
+        """Return the network's epochs; none if there is no such file.
 
         Raises:
             UsageError: the file is damaged.
@@ -56,84 +156,81 @@ class Run:
         try:
             return TypeAdapter(list[Epoch]).validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise UsageError(f"{path} was not written by a run ({_first(error)}).") from None
+            raise _not_written(path, error) from None
 
-    @property
-    def shortcomings(self) -> list[str]:
-        """Why this is not a whole and sound run of living networks; the worst first."""
-        return [*self._alarms(), *self._cut(), *self._unfinished(), *self._dead()]
+    def column(self, network: str, name: str) -> NDArray[np.float64] | None:
+        """Return a column of ``images.parquet`` without nulls; None if it cannot be read."""
+        from pyarrow import parquet  # which a results.json on its own does without
+        from pyarrow.lib import ArrowException
 
-    @property
-    def state(self) -> str:
-        """The same in a few words."""
-        words = {
-            "SOUNDNESS ALARM": self.unsound,
-            f"cut at {self.results.max_steps} steps": any(self._cut()),
-            "unfinished": not self.finished,
-        }
-        return ", ".join(word for word, holds in words.items() if holds) or "complete"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end, as far as its folder shows."""
-        return not any(self._unfinished())
-
-    def _cut(self) -> Iterator[str]:
-        if self.results.max_steps is not None:
-            yield f"each stage was cut at {self.results.max_steps} steps"
-
-    def _unfinished(self) -> Iterator[str]:
-        state = self.path / "state"
-        if self.ended or (state / "finished").exists():
-            return  # by its own word, also where a metric has no value for some network
-        if missing := self._missing():
-            more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
-            named = ", ".join(missing[:_MOST])
-            yield f"it is unfinished: {named}{more} not there or not fully judged"
-        elif (state / "run.json").exists():
-            yield "it is unfinished"
-
-    def _missing(self) -> list[str]:
-        """Networks that the recipe asks for and that are not there, or lack a metric."""
-        networks = {network.name: network for network in self.results.networks}
-        metrics = {metric for network in networks.values() for metric in network.metrics}
-        judged = [name for name, found in networks.items() if metrics <= found.metrics.keys()]
-        names = dict.fromkeys([*self._expected(), *networks])
-        return [name for name in names if name not in judged]
-
-    def _expected(self) -> Iterator[str]:
-        yield "dense"
-        prune = self.results.params.prune or {}
-        for method in prune.get("methods") or []:
-            for density in prune.get("densities") or []:
-                if isinstance(method, dict) and isinstance(density, int | float):
-                    yield f"{method.get('label') or method.get('name')}-{density:g}"
-
-    def _dead(self) -> Iterator[str]:
-        for network in self.results.networks:
-            if network.dead is not None:
-                yield (
-                    f"{network.name} is dead: it answers class {network.dead.answer} for all "
-                    f"{network.dead.images} images, and its accuracies are the share of that class"
-                )
-
-    def _alarms(self) -> Iterator[str]:
-        for network in self.results.networks:
-            for alarm in network.alarms:
-                yield (
-                    f"SOUNDNESS ALARM for {network.name}: '{alarm.certificate}' verified and "
-                    f"'{alarm.attack}' broke {_images(len(alarm.images))}. Do not use the "
-                    "certificates of this run"
-                )
+        path = self.file(network, "images.parquet")
+        if path is None:
+            return None
+        try:
+            column = parquet.read_table(path, columns=[name])[name]  # type: ignore[no-untyped-call]
+            return np.asarray(column.drop_null().to_numpy(), dtype=np.float64)
+        except (ArrowException, OSError, ValueError, KeyError, TypeError):
+            return None
 
     @property
     def unsound(self) -> bool:
-        """Whether a certificate was refuted."""
+        """True if a certificate was refuted."""
         return any(network.alarms for network in self.results.networks)
 
-    def network(self, name: str) -> Network | None:
-        """The entry of a network, if the run has it."""
-        return next((found for found in self.results.networks if found.name == name), None)
+    @property
+    def finished(self) -> bool:
+        """True if the run came to its end, as far as its folder shows."""
+        return not self._unfinished()
+
+    @property
+    def state(self) -> str:
+        """The shortcomings of the run, not of its networks, in a few words, or ``complete``."""
+        return ", ".join(dict.fromkeys(word for word, _ in self._flaws() if word)) or "complete"
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """The reasons why this is not a complete and sound run of living networks; worst first."""
+        return [reason for _, reason in self._flaws()]
+
+    def _flaws(self) -> Iterator[tuple[str, str]]:
+        for network in self.results.networks:
+            for alarm in network.alarms:
+                count = len(alarm.images)
+                yield (
+                    "SOUNDNESS ALARM",
+                    f"SOUNDNESS ALARM for {network.name}: '{alarm.certificate}' verified and "
+                    f"'{alarm.attack}' broke {count} image{'s'[: count != 1]}. Do not use the "
+                    "certificates of this run",
+                )
+        if (steps := self.results.max_steps) is not None:
+            yield f"cut at {steps} steps", f"each stage was cut at {steps} steps"
+        yield from (("unfinished", reason) for reason in self._unfinished())
+        for network in self.results.networks:
+            if dead := network.dead:
+                yield (
+                    "",
+                    f"{network.name} is dead: it answers class {dead.answer} for all {dead.images} "
+                    "images, and its accuracies are the share of that class",
+                )
+
+    def _unfinished(self) -> list[str]:
+        state = self.path / "state"
+        if self.ended or (state / "finished").exists():
+            return []  # it says so itself, also where a metric has no value for some network
+        networks = {network.name: network.metrics for network in self.results.networks}
+        metrics = {metric for measured in networks.values() for metric in measured}
+        complete = [name for name, found in networks.items() if metrics <= found.keys()]
+        prune = self.results.params.prune or {}
+        expected = [
+            f"{method.get('label') or method.get('name')}-{density:g}"
+            for method in prune.get("methods") or []
+            for density in prune.get("densities") or []
+            if isinstance(method, dict) and isinstance(density, int | float)
+        ]
+        names = dict.fromkeys(["dense", *expected, *networks])
+        if missing := [name for name in names if name not in complete]:
+            return [f"it is unfinished: {few(missing, most=6)} not there or not fully evaluated"]
+        return ["it is unfinished"] if (state / "run.json").exists() else []
 
 
 def read_run(path: Path) -> Run:
@@ -146,15 +243,13 @@ def read_run(path: Path) -> Run:
     if not file.is_file():
         raise UsageError(f"{path} is no run folder: it has no {_RESULTS}.{_hint(path)}")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        results = Results.model_validate(document)
-    except (OSError, ValueError) as error:  # ValidationError is a ValueError
-        raise UsageError(f"{file} was not written by a run ({_first(error)}).") from None
-    return Run(path, results, document.get("params") or {})
+        return Run(path, Results.model_validate_json(file.read_bytes()))
+    except (OSError, ValidationError) as error:
+        raise _not_written(file, error) from None
 
 
 def _hint(path: Path) -> str:
-    """The run folders in or beside ``path``, or in ``runs/``."""
+    """Name the run folders in or beside ``path``, or in ``runs/``."""
     for place, depths in ((path, ("*", "*/*")), (path.parent, ("*",)), (Path("runs"), ("*/*",))):
         found = [file.parent for depth in depths for file in place.glob(f"{depth}/{_RESULTS}")]
         if found:
@@ -162,13 +257,9 @@ def _hint(path: Path) -> str:
     return " A run writes one to runs/<recipe>/<id>."
 
 
-def _first(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    detail = error.errors()[0]
-    place = ".".join(map(str, detail["loc"]))
-    return f"{place}: {detail['msg']}" if place else detail["msg"]
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
+def _not_written(file: Path, error: OSError | ValidationError) -> UsageError:
+    text = str(error)
+    if isinstance(error, ValidationError):
+        detail = error.errors()[0]
+        text = ": ".join(filter(None, [".".join(map(str, detail["loc"])), detail["msg"]]))
+    return UsageError(f"{file} was not written by a run ({text}).")

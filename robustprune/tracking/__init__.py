@@ -1,60 +1,47 @@
-"""Tracking: what is seen of a run while it goes, in MLflow and on the console.
+"""Tracking: a run as it is seen while it goes, in MLflow and on the console.
 
-Importing this package is quick: MLflow is imported by the thread that talks to the store.
+Importing this package does not import MLflow, which takes a second and need not be installed where
+``tracking.enabled`` is false. The thread that talks to the store does, and so do `import_run` and
+`download_run`.
 """
 
 from __future__ import annotations
 
-from robustprune.tracking.console import Bar, Console, Silent
-from robustprune.tracking.datasets import described as describe_datasets
-from robustprune.tracking.download import download_run
-from robustprune.tracking.importer import import_run
-from robustprune.tracking.layout import (
-    NETWORK_FILES,
-    RUN_FILES,
-    describe_network,
-    describe_run,
-    ended,
-    final_metrics,
-    run_name,
-    stage_metrics,
-    uploads,
-)
+import importlib
+from typing import Any
+
+from robustprune.tracking.console import Console, Silent
+from robustprune.tracking.layout import ended, final_metrics, stage_metrics
 from robustprune.tracking.options import (
     RUNS,
     TrackingOptions,
     check_store,
     describe_store,
-    local_store,
+    prepare_mlflow,
     store_uri,
 )
-from robustprune.tracking.tracker import NullTracker, Tracker, open_tracker
+from robustprune.tracking.tracker import Tracker
 from robustprune.tracking.ui import serve_ui
 
 __all__ = [
-    "NETWORK_FILES",
     "RUNS",
-    "RUN_FILES",
-    "Bar",
     "Console",
-    "NullTracker",
     "Silent",
     "Tracker",
     "TrackingOptions",
     "check_store",
-    "describe_datasets",
-    "describe_network",
-    "describe_run",
     "describe_store",
-    "download_run",
     "ended",
     "final_metrics",
-    "import_run",
-    "local_store",
-    "open_tracker",
-    "run_name",
     "serve_ui",
     "stage_metrics",
     "store_uri",
-    "uploads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `import_run` and `download_run` when they are asked for, and MLflow with them."""
+    if name not in ("import_run", "download_run"):
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    prepare_mlflow()
+    return getattr(importlib.import_module("robustprune.tracking.transfer"), name)

@@ -1,77 +1,79 @@
 """Networks as MLflow models: our own file, and the name of the module that rebuilds it.
 
-No pickle is written, and none is needed to load one:
-
-    mlflow.set_tracking_uri("sqlite:///runs/mlflow.db")
-    model = mlflow.pyfunc.load_model("models:/m-…")   # its page in the UI has the id
-    logits = model.predict(images)                    # float32, (n, c, h, w) in [0, 1]
-
-What the recipe imports, which may define the network, comes with the model as its code.
+No pickle is written, and none is needed to load one with ``mlflow.pyfunc.load_model``. The files
+that the recipe imports, which may define the network, come with the model as its code; modules that
+it imports must be there where the model is loaded. Importing this imports MLflow.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from robustprune.tracking.code import FOLDER, copy_code, requirements
-from robustprune.tracking.layout import param_text
+import numpy as np
+from mlflow import MlflowClient, pyfunc
+from mlflow.entities import LoggedModelOutput, Run
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-    from mlflow.models import ModelSignature
+from robustprune.tracking.layout import CODE_FOLDER, CODE_IMPORTS
+from robustprune.version import __version__
 
-_DATA = "data"
+DATA = "data"
+"""The folder of a model's artifacts that the network's file is in."""
 _LOADER = "robustprune.artifacts.pyfunc"  # by name: this floor may not import that one
+_NEEDED = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "timm", "torch", "zstandard")
+_OWN = f"""\
+# and robustprune {__version__}, which no package index has: install it from source,
+# and load or serve the model in that environment (--env-manager local)
+"""
 
 
 def log_model(
     client: MlflowClient,
     run: Run,
     path: Path,
-    *,
-    params: Mapping[str, Any],
-    shape: Sequence[int] | None,
-    classes: int | None,
-    imports: Sequence[str] = (),
-    folder: Path,
+    images: Mapping[str, Any] | None,
+    imports: Sequence[str],
+    copies: Path,
 ) -> str:
     """Log the network in ``path`` as the model of ``run``, and return the model's id.
 
-    Args:
-        client: of the store.
-        run: the network's.
-        path: its ``model.safetensors``.
-        params: what the model is shown with.
-        shape: ``(channels, height, width)`` of an image; no signature if None.
-        classes: the number of logits.
-        imports: what the recipe imports; its code is logged with the model.
-        folder: the run's, which has the code.
+    The model has the run's parameters. Its signature is of ``images``, an entry of the datasets in
+    ``results.json``; ``imports`` are the recipe's, and the files among them are in ``copies``.
     """
-    from mlflow.entities import LoggedModelOutput
-
-    run_id = run.info.run_id
+    run_id, network = run.info.run_id, str(run.info.run_name)
     logged = client.create_logged_model(
         run.info.experiment_id,
-        name=model_name(str(run.info.run_name)),
+        name=re.sub(r"""[/:.%"']""", "_", network),  # MLflow takes none of these
         source_run_id=run_id,
-        tags={"network": str(run.info.run_name)},
-        params={key: param_text(value) for key, value in params.items()},
+        tags={"network": network},
+        params=run.data.params,
         model_type="robustprune",
     )
     model_id: str = logged.model_id
+    about = Model(run_id=run_id, model_id=model_id, model_size_bytes=path.stat().st_size)
+    if images is not None:
+        shapes = ((-1, *images["shape"]), (-1, images["classes"]))
+        taken, given = (Schema([TensorSpec(np.dtype(np.float32), shape)]) for shape in shapes)
+        about.signature = ModelSignature(inputs=taken, outputs=given)
     try:
-        with tempfile.TemporaryDirectory() as draft:
-            needed = copy_code(imports, folder, Path(draft))
-            _describe(Path(draft), path, run_id, model_id, _signature(shape, classes))
-            (Path(draft) / "requirements.txt").write_text(requirements(needed), encoding="utf-8")
+        with tempfile.TemporaryDirectory() as draft:  # all but the network, which may be large
+            code = _copy_code(imports, copies, Path(draft))
+            pyfunc.add_to_model(about, loader_module=_LOADER, data=f"{DATA}/{path.name}", code=code)
+            about.save(Path(draft) / "MLmodel")
+            # An index has no builds such as +cpu.
+            lines = [f"{name}=={version(name).partition('+')[0]}\n" for name in _NEEDED]
+            (Path(draft) / "requirements.txt").write_text("".join([*lines, _OWN]), encoding="utf-8")
             client.log_model_artifacts(model_id, draft)
-        client.log_model_artifact(model_id, str(path), _DATA)
+        client.log_model_artifact(model_id, str(path), DATA)
     except Exception:
         with suppress(Exception):  # the first error is the one to tell
             client.finalize_logged_model(model_id, "FAILED")
@@ -81,16 +83,6 @@ def log_model(
     return model_id
 
 
-def model_name(network: str) -> str:
-    """What a network's model is called; MLflow takes none of these characters."""
-    return re.sub(r"""[/:.%"']""", "_", network)
-
-
-def model_file(name: str) -> str:
-    """Where the network's file ``name`` is in its model's artifacts."""
-    return f"{_DATA}/{name}"
-
-
 def logged_model(client: MlflowClient, run: Run) -> str | None:
     """The id of a run's model; None if none was logged to its end."""
     outputs = run.outputs.model_outputs if run.outputs else []
@@ -98,27 +90,14 @@ def logged_model(client: MlflowClient, run: Run) -> str | None:
     return next(ready, None)
 
 
-def _describe(
-    folder: Path, path: Path, run_id: str, model_id: str, signature: ModelSignature | None
-) -> None:
-    """Write all of the model's artifacts but the network itself, which may be large."""
-    from mlflow import pyfunc
-    from mlflow.models import Model
-
-    size = path.stat().st_size
-    model = Model(run_id=run_id, model_id=model_id, signature=signature, model_size_bytes=size)
-    code = {"code": FOLDER} if (folder / FOLDER).exists() else {}
-    pyfunc.add_to_model(model, loader_module=_LOADER, data=model_file(path.name), **code)
-    model.save(folder / "MLmodel")
-
-
-def _signature(shape: Sequence[int] | None, classes: int | None) -> ModelSignature | None:
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    if not shape or not classes:
+def _copy_code(imports: Sequence[str], copies: Path, model: Path) -> str | None:
+    """Put what a recipe imports where the model's loader finds it; None if it imports nothing."""
+    if not imports:
         return None
-    images = TensorSpec(np.dtype(np.float32), (-1, *shape), name=None)
-    logits = TensorSpec(np.dtype(np.float32), (-1, classes), name=None)
-    return ModelSignature(inputs=Schema([images]), outputs=Schema([logits]))
+    folder = model / CODE_FOLDER
+    folder.mkdir()
+    if copies.is_dir():
+        shutil.copytree(copies, folder, dirs_exist_ok=True)
+    entries = [Path(name).name if name.endswith(".py") else name for name in imports]
+    (folder / CODE_IMPORTS).write_text(json.dumps(entries), encoding="utf-8")
+    return CODE_FOLDER

@@ -1,7 +1,9 @@
-"""The recipe's ``tracking:`` section, and where it says the runs are to be recorded."""
+"""The recipe's ``tracking:`` section, the store that it means, and how MLflow is set up for it."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import re
 from pathlib import Path
@@ -9,14 +11,27 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from robustprune.errors import UsageError, nearest
-from robustprune.parts import Options
+from robustprune.components import Options
+from robustprune.errors import MissingDependencyError, UsageError, first_line, nearest
 
 RUNS = Path("runs")
 """Where run folders and the default MLflow store are kept."""
 
 SCHEMES = ("sqlite", "http", "https", "file", "postgresql", "mysql", "mssql", "databricks")
-"""What a tracking address may begin with. A plain path means ``file``."""
+"""Schemes of tracking addresses. A plain path means ``file``."""
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # With MLflow's defaults one call to a dead server blocked 246 s.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a server may ask for an hour
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # migrations of a new store; our warning tells of errors
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # where one was asked for, although MLflow prefers SQLite
+}
+"""Variables that MLflow is to find, unless the user has set them."""
 
 
 class TrackingOptions(Options):
@@ -34,62 +49,44 @@ class TrackingOptions(Options):
     """``false`` records nothing; the run folder can be imported later."""
 
     report: bool = True
-    """Whether a page about the run, as ``robustprune report`` writes it, is drawn at its end and
-    recorded with it."""
+    """Draw a page about the run at its end, as ``robustprune report`` does, and record it too."""
 
 
 def store_uri(options: TrackingOptions, runs: Path) -> str:
     """The address of the store: the option's, the environment's, or SQLite in ``runs``."""
     named = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if named and "%" in named and "://" not in named and scheme_of(named) == "file":
-        return Path(named).absolute().as_uri()  # MLflow reads %20 in a plain path as a space
     return named or sqlite_uri((runs / "mlflow.db").absolute())
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of an SQLite file; what would mean something in an address is quoted.
-
-    Raises:
-        UsageError: this version of SQLAlchemy knows no address of such a path.
-    """
-    uri = f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
-    if local_path(uri) != path:
+    """The address of an SQLite file; a `UsageError` if none means it, because of its characters."""
+    if re.search(r"[%?]", str(path)):
         raise UsageError(
-            f"tracking: SQLAlchemy cannot address '{path}', because of a % or ? in it. Choose "
-            "another folder, or update SQLAlchemy to 2.1."
+            f"tracking: MLflow cannot open '{path}', because of the % or ? in it. Choose another "
+            "folder or tracking.uri, or set tracking.enabled to false."
         )
-    return uri
-
-
-def local_store(options: TrackingOptions, runs: Path) -> Path | None:
-    """The file or folder of this machine that the store is; None if it is a server."""
-    return local_path(store_uri(options, runs))
+    return f"sqlite:///{path}"
 
 
 def describe_store(options: TrackingOptions, runs: Path) -> str:
-    """Where runs would be, as a line for people: without passwords, and short below the cwd.
-
-    For example ``MLflow: sqlite:///runs/mlflow.db, experiment 'quickstart'``.
-    """
+    """A line for people on where runs would be: without passwords, and short below the cwd."""
     if not options.enabled:
         return "MLflow: off (tracking.enabled is false)"
-    uri = store_uri(options, runs)
-    path = local_path(uri)
-    if path is not None and path.is_absolute() and path.is_relative_to(Path.cwd()):
-        short = path.relative_to(Path.cwd())
-        # A file: address is never relative, but a plain path means the same.
-        uri = sqlite_uri(short) if scheme_of(uri) == "sqlite" else str(short)
-    return f"MLflow: {redact(uri)}, experiment '{options.experiment}'"
+    uri = redact(store_uri(options, runs))
+    if uri.lower().startswith("file:"):
+        uri = str(local_path(uri))  # a plain path means the same
+    return f"MLflow: {uri.replace(f'{Path.cwd()}/', '')}, experiment '{options.experiment}'"
 
 
 def check_store(options: TrackingOptions, runs: Path) -> None:
-    """Refuse an address that cannot work. Asks nobody and imports no MLflow: a dead server passes.
+    """Refuse an address that cannot work; nobody is asked, so that a dead server passes.
 
     Raises:
-        UsageError: unknown scheme, no host, or a local store where nothing can be written.
+        UsageError: unknown scheme, no host, nothing can be written, or MLflow is not installed.
     """
     if not options.enabled:
         return
+    require_mlflow()
     uri = store_uri(options, runs)
     scheme = scheme_of(uri)
     if scheme not in SCHEMES:
@@ -98,23 +95,54 @@ def check_store(options: TrackingOptions, runs: Path) -> None:
         )
     if scheme in ("http", "https") and not urlsplit(uri).hostname:
         raise UsageError(f"tracking uri '{redact(uri)}' names no host; write http://host:port.")
-    path = local_path(uri)
-    if path is not None:
-        _check_writable(path, scheme)
+    if (path := local_path(uri)) is None:
+        return
+    if not uri.lower().startswith("file:"):  # in which %20 is a space, as for MLflow
+        sqlite_uri(path)
+    if scheme == "sqlite" and (str(path) in (".", ":memory:") or path.is_dir()):
+        raise UsageError(
+            f"tracking uri: sqlite needs a file, got '{path}'; write sqlite:///runs/mlflow.db."
+        )
+    if scheme == "file" and path.suffix in (".db", ".sqlite", ".sqlite3"):
+        raise UsageError(f"tracking uri '{path}' is a plain path; write sqlite:///{path}.")
+    path = path.absolute()
+    folder = path.parent if scheme == "sqlite" else path  # SQLite's journal lies beside the file
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    writable = all(os.access(place, os.W_OK) for place in (there, path) if place.exists())
+    if not there.is_dir() or not writable:
+        raise UsageError(
+            f"tracking: cannot write '{path}', because '{there}' is not a writable folder, or the "
+            "store itself is not writable. Choose another runs folder or tracking.uri, or set "
+            "tracking.enabled to false."
+        )
 
 
 def check_exists(uri: str) -> None:
-    """Make sure that a store of this machine is there; a server is not asked.
-
-    Raises:
-        UsageError: there is none yet.
-    """
+    """Raise a `UsageError` if a store of this machine is not there yet; a server is not asked."""
     path = local_path(uri)
     if path is not None and not path.exists():
         raise UsageError(
             f"there is no MLflow store '{path}' yet. Run a recipe first (robustprune run "
             "recipes/quickstart.yaml), or name the store: its file, its runs folder or its address."
         )
+
+
+def require_mlflow() -> None:
+    """Make sure that MLflow is installed, or raise a `MissingDependencyError`."""
+    if importlib.util.find_spec("mlflow") is None:
+        raise MissingDependencyError(
+            "tracking needs MLflow, which is not installed. Install it (pip install mlflow), or "
+            "set tracking.enabled to false."
+        )
+
+
+def prepare_mlflow() -> None:
+    """Set the environment that MLflow reads when it is imported, which is next."""
+    require_mlflow()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Our own warning tells of a server that is dead, and not of each time that it was asked.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def scheme_of(uri: str) -> str:
@@ -128,10 +156,6 @@ def scheme_of(uri: str) -> str:
 def local_path(uri: str) -> Path | None:
     """The file (SQLite) or folder (``file``) that the store lives in; None if it is a server."""
     scheme = scheme_of(uri)
-    if scheme == "sqlite" and "%" in uri:
-        from sqlalchemy.engine import make_url  # as it reads the address, so do we
-
-        return Path(make_url(uri).database or "")
     if scheme == "sqlite":
         return Path(re.sub(r"^sqlite(\+\w+)?:/{0,3}", "", uri, flags=re.IGNORECASE).split("?")[0])
     if scheme != "file":
@@ -144,22 +168,9 @@ def redact(text: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
-def _check_writable(path: Path, scheme: str) -> None:
-    if scheme == "sqlite" and (str(path) in (".", ":memory:") or path.is_dir()):
-        raise UsageError(
-            f"tracking uri: sqlite needs a file, got '{path}'; write sqlite:///runs/mlflow.db."
-        )
-    if scheme == "file" and path.suffix in (".db", ".sqlite", ".sqlite3"):
-        raise UsageError(f"tracking uri '{path}' is a plain path; write sqlite:///{path}.")
-    target = path.absolute()
-    while not target.exists():
-        target = target.parent
-    wrong_kind = not target.is_dir() and (scheme == "file" or target != path.absolute())
-    if not wrong_kind and target.is_file() and os.access(target, os.W_OK):
-        target = target.parent  # SQLite writes its journal beside the file
-    if wrong_kind or not os.access(target, os.W_OK):
-        raise UsageError(
-            f"tracking: cannot write '{path}', because '{target}' is not a writable "
-            f"{'folder' if wrong_kind else 'place'}. Choose another runs folder or tracking.uri, "
-            "or set tracking.enabled to false."
-        )
+def error_line(error: BaseException) -> str:
+    """An error as one line of at most 200 characters, without passwords."""
+    text = redact(first_line(error, most=10_000))  # whole, or a password might be cut
+    if unreachable := re.match(r"API request to (\w+://[^/\s]+)\S* failed with exception", text):
+        return f"the server {unreachable[1]} does not answer"
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -1,40 +1,50 @@
 """The runs of one run folder in an MLflow store: opened or reopened, and nothing written twice.
 
 Everything here talks to the store and waits for it; `Tracker` does that on a thread of its own.
+Importing this imports MLflow: call `prepare_mlflow` first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from robustprune.tracking import datasets as images
-from robustprune.tracking.client import connect, sentence
-from robustprune.tracking.ids import RunIds
-from robustprune.tracking.layout import (
-    TAG_LENGTH,
-    finite,
-    flatten,
-    folder_tags,
-    is_of_images,
-    param_text,
-    valid_name,
-)
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.schema import TensorDatasetSchema
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.types import Schema, TensorSpec
+
+from robustprune.files import lock, write_json
+from robustprune.tracking import layout
 from robustprune.tracking.models import log_model, logged_model
-from robustprune.tracking.options import TrackingOptions, local_path, scheme_of, store_uri
+from robustprune.tracking.options import (
+    TrackingOptions,
+    error_line,
+    local_path,
+    scheme_of,
+    store_uri,
+)
 
-if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
-
-T = TypeVar("T")
-
-_PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000  # MLflow's limits
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI's "Model training"
-_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store at ``uri``; a new SQLite store is made."""
+    path = local_path(uri)
+    if scheme_of(uri) != "sqlite" or path is None:
+        return MlflowClient(tracking_uri=uri)
+    with lock(path.with_name(f"{path.name}.lock"), wait=True):  # two runs may start at once
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # makes the tables of a new store
+    return client
 
 
 class Store:
@@ -42,181 +52,164 @@ class Store:
 
     Args:
         options: which store and experiment.
-        folder: the run folder; ``state/mlflow.json`` in it keeps the run ids.
+        folder: the run folder; ``state/mlflow.json`` in it keeps the run ids, so that a resumed
+            run goes on in the same runs.
         runs: the folder that holds the default store.
         warn: told what was left out although the store works.
     """
 
     def __init__(
-        self,
-        *,
-        options: TrackingOptions,
-        folder: Path,
-        runs: Path,
-        warn: Callable[[str], None],
+        self, options: TrackingOptions, *, folder: Path, runs: Path, warn: Callable[[str], None]
     ) -> None:
         self._uri = store_uri(options, runs)
         self._client = connect(self._uri)
-        self._experiment = options.experiment
-        self._tags = folder_tags(folder)
-        self._ids = RunIds(folder / "state" / "mlflow.json")
-        self._warn = warn
-        self._opened: dict[str | None, str] = {}
-        self._datasets: Sequence[Mapping[str, Any]] = ()
+        self._experiment, self._folder, self._warn = options.experiment, folder, warn
+        self._ids_file = folder / "state" / "mlflow.json"
+        self._ids = _read_ids(self._ids_file)
+        self._open_runs: set[str] = set()  # networks' names
+        self._inputs: list[DatasetInput] = []
+        self._test_images: dict[str, str] = {}
+        self._images: Mapping[str, Any] | None = None  # a dataset that the networks take
         self._imports: Sequence[str] = ()
-        self._folder = folder
         self._models: dict[str, str] = {}  # run id -> model id
         self._written: dict[str, dict[str, set[int]]] = {}  # run id -> metric -> steps
         self._pending: dict[str, list[Metric]] = {}
-        self._uploads = self._takes_models = True
+        self._refused: set[str] = set()  # kinds of uploads that the store does not take
 
-    def open(
-        self,
-        network: str | None,
-        name: str,
-        *,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        datasets: Sequence[Mapping[str, Any]] = (),
-    ) -> str:
-        """Open the run of ``network`` (None: the parent, to be opened first); returns its id.
+    def start(self, results: Mapping[str, Any]) -> str:
+        """Open the parent run, or reopen it, and return its id.
 
-        A recorded run that the store knows is reopened. Its parameters stay as they are. Every run
-        is also tagged with the run folder's name.
-
-        Args:
-            network: whose run; None for the parent.
-            name: what it is called.
-            params: nested or flat.
-            tags: by name.
-            datasets: what `robustprune.tracking.datasets.described` gave, with the parent; its
-                networks' runs are given the same.
+        The datasets in ``results``, the content of ``results.json``, become inputs of all runs.
         """
-        run = self._recorded(network) or self._create(network, name)
-        run_id: str = run.info.run_id
-        self._opened[network] = run_id
-        if network is None:
-            self._datasets = datasets
-        if self._datasets:  # the store knows those that a run has already
-            self._client.log_inputs(run_id, images.inputs(self._datasets))
-        flat = flatten(params)
-        if network is None:
-            self._imports = params.get("imports") or ()
-        known = run.data.params
-        new = {k: v for k, v in flat.items() if k not in known}
-        self._describe(run_id, new, {**tags, **self._tags})
-        return run_id
+        recipe = results.get("params") or {}
+        source = {"data": recipe.get("data"), "seed": results.get("seed")}
+        self._imports = recipe.get("imports") or ()
+        for entry in results.get("datasets") or ():
+            self._images = entry
+            self._inputs.append(_dataset_input(entry, source))
+            if entry["context"] == "test":
+                self._test_images = {f"dataset_{key}": entry[key] for key in ("name", "digest")}
+        return self._open(None, layout.run_name(results), *layout.describe_run(results))
+
+    def network(self, entry: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Open the run of a network, or reopen it, with its entry in ``results.json`` so far."""
+        name = entry["name"]
+        self._open(name, name, *layout.describe_network(entry, results))
+        self._open_runs.add(name)
 
     def metrics(
         self,
         network: str | None,
         values: Mapping[str, float],
-        *,
-        step: int | None = None,
+        step: int = 0,
         timestamp: int | None = None,
     ) -> None:
-        """Note metrics for the next `flush`. A (name, step) that the run has is left out.
+        """Note finite numbers of a network (None: of the parent) for the next `flush`.
 
-        Final ones are noted with the network's model, too, once there is one.
-
-        Args:
-            network: whose; None for the parent.
-            values: numbers by name; those that are not finite are left out.
-            step: the epoch; 0 when None.
-            timestamp: milliseconds since 1970; now when None.
+        A (name, step) that the run has is left out. Final ones are noted with the network's model,
+        too, once there is one. ``timestamp`` is in milliseconds since 1970; now when None.
         """
-        from mlflow.entities import Metric
-
-        run_id, at = self._run(network), step or 0
+        run_id = self._ids[network]
         when = int(time.time() * 1000) if timestamp is None else timestamp
-        for key, value in finite(values).items():
+        for name, value in values.items():
+            key = layout.valid_name(name)
             steps = self._written[run_id].setdefault(key, set())
-            if at not in steps:
-                steps.add(at)
-                metric = Metric(key, value, when, at, **self._subject(run_id, key))
+            if step not in steps:
+                steps.add(step)
+                about = {}
+                if key.startswith("final/") and run_id in self._models:
+                    about = {"model_id": self._models[run_id], **self._test_images}
+                metric = Metric(key, value, when, step, **about)
                 self._pending.setdefault(run_id, []).append(metric)
 
     def flush(self) -> None:
         """Write the metrics noted so far."""
         while self._pending:
             run_id, metrics = self._pending.popitem()
-            for chunk in _chunks(metrics, _METRICS_A_CALL):
-                self._client.log_batch(run_id, metrics=chunk, synchronous=True)
+            self._client.log_batch(run_id, metrics=metrics, synchronous=True)
 
-    def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or a folder's content. If artifacts cannot be stored, metrics still are.
+    def complete(self, entry: Mapping[str, Any]) -> None:
+        """Record a network's model, final metrics and files, and close its run.
 
-        Args:
-            network: whose; None for the parent.
-            path: what.
-            folder: where in the run's artifacts; at the top when None.
+        A store that takes no models or no artifacts still gets the metrics.
         """
-        run_id = self._run(network)
-        if not self._uploads:
+        name = entry["name"]
+        if entry.get("model"):
+            self._log_model(self._ids[name], self._folder / entry["model"])
+        self.metrics(name, layout.final_metrics(entry))
+        self._upload(name, layout.NETWORK_FILES)
+        self._close(name, layout.ended(entry.get("alarms")))
+        self._open_runs.discard(name)
+
+    def finish(self, status: str) -> None:
+        """Upload the run folder's files; close all open runs as FINISHED, FAILED or KILLED."""
+        self._upload(None, layout.RUN_FILES)
+        for network in (*self._open_runs, None):
+            self._close(network, status)
+
+    def _open(
+        self, network: str | None, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str:
+        """Open a run; one that the store knows is reopened, and its parameters stay as they are."""
+        run = self._recorded(network) or self._create(network, name)
+        run_id: str = run.info.run_id
+        if self._inputs:  # the store knows those that a run has already
+            self._client.log_inputs(run_id, self._inputs)
+        flat = layout.flatten(params).items()
+        labels = {**tags, "folder": self._folder.resolve().name}
+        self._client.log_batch(
+            run_id,
+            synchronous=True,
+            params=[Param(k, layout.param_text(v)) for k, v in flat if k not in run.data.params],
+            tags=[RunTag(key, value) for key, value in labels.items()],
+        )
+        return run_id
+
+    def _close(self, network: str | None, status: str) -> None:
+        self.flush()
+        self._client.set_terminated(self._ids[network], status)
+
+    def _upload(self, network: str | None, names: Iterable[str]) -> None:
+        client, run_id = self._client, self._ids[network]
+        for name in names:
+            path = self._folder / (network or "") / name
+            if path.is_dir():
+                self._attempt("artifacts", client.log_artifacts, run_id, str(path), name)
+            elif path.exists():
+                self._attempt("artifacts", client.log_artifact, run_id, str(path))
+
+    def _log_model(self, run_id: str, path: Path) -> None:
+        """Log a network's file as an MLflow model, once a run."""
+        if run_id in self._models:
             return
         if not path.exists():
             self._warn(f"MLflow tracking: '{path}' does not exist and was not uploaded.")
             return
-        upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        run, code = self._client.get_run(run_id), (self._imports, self._folder / "imports")
+        model = self._attempt("models", log_model, self._client, run, path, self._images, *code)
+        if model is not None:
+            self._models[run_id] = model
+
+    def _attempt(self, kind: str, upload: Callable[..., Any], *arguments: Any) -> Any:
+        """Upload something; where the store takes none of its kind, go on without."""
+        if kind in self._refused:
+            return None
         try:
-            upload(run_id, str(path), folder)
+            return upload(*arguments)
         except Exception as error:
-            self._client.get_run(run_id)  # raises when the store itself is gone
-            self._uploads = False
-            self._warn(f"MLflow tracking goes on without artifacts: {sentence(error)}")
-
-    def model(self, network: str, path: Path) -> None:
-        """Log a network's file as an MLflow model, once a run; a plain artifact if that fails."""
-        run_id = self._run(network)
-        if run_id in self._models or not self._uploads:
-            return
-        if not path.exists() or not self._takes_models:
-            self.artifact(network, path)
-            return
-        run = self._client.get_run(run_id)
-        try:
-            self._models[run_id] = log_model(
-                *(self._client, run, path),
-                params=run.data.params,
-                imports=self._imports,
-                folder=self._folder,
-                **images.form(self._datasets),
-            )
-        except Exception as error:
-            self._client.get_run(run_id)  # raises when the store itself is gone
-            self._takes_models = False
-            self._warn(f"MLflow tracking goes on with files in place of models: {sentence(error)}")
-            self.artifact(network, path)
-
-    def finish(self, network: str | None, status: str) -> None:
-        """Close a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        self.flush()
-        self._client.set_terminated(self._run(network), status)
-
-    def _subject(self, run_id: str, metric: str) -> dict[str, str]:
-        """What a metric is of: a final one of the model, and what was measured of test images."""
-        model = self._models.get(run_id)
-        if model is None or not metric.startswith("final/"):
-            return {}
-        test = images.test_set(self._datasets) if is_of_images(metric) else {}
-        return {"model_id": model, **test}
-
-    def _run(self, network: str | None) -> str:
-        if network not in self._opened:
-            raise RuntimeError(f"the run of {network or 'the recipe'} was never opened")
-        return self._opened[network]
+            self._client.get_run(self._ids[None])  # raises when the store itself is gone
+            self._refused.add(kind)
+            self._warn(f"MLflow tracking goes on without {kind}: {error_line(error)}")
+            return None
 
     def _recorded(self, network: str | None) -> Run | None:
         """The run that an earlier process recorded, running again; None if the store has none."""
-        from mlflow.exceptions import MlflowException
-
-        run_id = self._ids.get(network)
-        if run_id is None:
+        if (run_id := self._ids.get(network)) is None:
             return None
         try:
             run = self._client.get_run(run_id)
         except MlflowException as error:
-            if error.error_code in _UNKNOWN:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
         if run.info.lifecycle_stage != "active":
@@ -232,55 +225,60 @@ class Store:
 
     def _create(self, network: str | None, name: str) -> Run:
         tags = {"mlflow.source.name": "robustprune", "mlflow.source.type": "LOCAL"}
-        with contextlib.suppress(Exception):  # a container's user may have no name
+        with suppress(Exception):  # a container's user may have no name
             tags["mlflow.user"] = getpass.getuser()
         if network is None:
             experiment = self._experiment_id()
+            self._ids = {}  # a new parent knows nothing of the old one's children
         else:
-            parent = self._run(None)
-            experiment = self._client.get_run(parent).info.experiment_id
-            tags["mlflow.parentRunId"] = parent
+            tags["mlflow.parentRunId"] = self._ids[None]
+            experiment = self._client.get_run(self._ids[None]).info.experiment_id
         run = self._client.create_run(experiment, tags=tags, run_name=name)
         self._written[run.info.run_id] = {}
-        self._ids.put(network, run.info.run_id)
+        self._ids[network] = run.info.run_id
+        networks = {key: value for key, value in self._ids.items() if key is not None}
+        write_json(self._ids_file, {"parent": self._ids[None], "networks": networks})
         return run
 
     def _experiment_id(self) -> str:
-        """The experiment's id; two runs that begin at once may both try to make it."""
-        from mlflow.exceptions import MlflowException
-
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
-            try:
-                return str(
-                    self._client.create_experiment(self._experiment, self._location(), _KIND)
-                )
-            except MlflowException:
-                found = self._client.get_experiment_by_name(self._experiment)
-                if found is None:
-                    raise
+        name, client = self._experiment, self._client
+        # Artifacts lie beside a SQLite store; MLflow would put them in the working directory.
+        path = local_path(self._uri) if scheme_of(self._uri) == "sqlite" else None
+        place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, place, _KIND))
+        except MlflowException:  # it may be there already
+            if (found := client.get_experiment_by_name(name)) is None:
+                raise
         if found.lifecycle_stage != "active":
             raise RuntimeError(
-                f"the MLflow experiment '{self._experiment}' was deleted; restore it or set "
+                f"the MLflow experiment '{name}' was deleted; restore it or set "
                 "tracking.experiment to another name"
             )
         return str(found.experiment_id)
 
-    def _location(self) -> str | None:
-        """Artifacts of a SQLite store lie beside it; MLflow would put them where one stands."""
-        path = local_path(self._uri) if scheme_of(self._uri) == "sqlite" else None
-        return None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
 
-    def _describe(self, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
-
-        new = [Param(key, param_text(value)) for key, value in params.items()]
-        for chunk in _chunks(new, _PARAMS_A_CALL):
-            self._client.log_batch(run_id, params=chunk, synchronous=True)
-        labels = [RunTag(valid_name(k), str(v)[:TAG_LENGTH]) for k, v in tags.items()]
-        for labels_chunk in _chunks(labels, _PARAMS_A_CALL):
-            self._client.log_batch(run_id, tags=labels_chunk, synchronous=True)
+def _read_ids(file: Path) -> dict[str | None, str]:
+    """Run ids by network, the parent's under None; none if the file is missing or damaged."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return {None: document["parent"], **document["networks"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _dataset_input(entry: Mapping[str, Any], source: Mapping[str, Any]) -> DatasetInput:
+    """A run's input: what the images are, and the recipe's section that they can be had from."""
+    texts = {key: json.dumps(value, default=str) for key, value in source.items()}
+    images = TensorSpec(np.dtype(np.float32), (-1, *entry["shape"]), name="images")
+    labels = TensorSpec(np.dtype(np.int64), (-1,), name="labels")
+    schema = TensorDatasetSchema(Schema([images]), Schema([labels]))
+    dataset = Dataset(
+        name=entry["name"],
+        digest=entry["digest"],
+        source_type="code",
+        source=CodeDatasetSource({"mlflow.source.name": "robustprune", **texts}).to_json(),
+        schema=json.dumps(schema.to_dict()),
+        profile=json.dumps({"num_rows": entry["images"], "classes": entry["classes"]}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", entry["context"])])

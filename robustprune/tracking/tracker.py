@@ -9,227 +9,119 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import deepcopy
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from robustprune.tracking.client import quiet_retries, sentence
-from robustprune.tracking.layout import flatten
 from robustprune.tracking.options import (
     TrackingOptions,
     check_store,
     describe_store,
-    local_store,
+    error_line,
+    local_path,
+    prepare_mlflow,
     redact,
+    store_uri,
 )
-from robustprune.tracking.store import Store
-
-Job = Callable[[Store], object]
 
 
 class Tracker:
-    """Records one run folder: a parent run for the recipe and a child run a network.
+    """Records one run folder: a parent run for the recipe and a child run for each network.
 
-    Args:
-        options: which store and experiment.
-        folder: the run folder.
-        runs: the folder that holds the default store.
-        warn: told, once and possibly from another thread, that tracking has stopped.
+    Arguments and methods are those of `robustprune.tracking.store.Store`; methods return at once.
+    Nothing is recorded where ``options`` switch tracking off. ``warn`` is told, once and possibly
+    from another thread, that tracking has stopped; ``where`` is a line for people on where the run
+    is recorded, or that it is not.
+
+    Raises:
+        UsageError: the store's address cannot work (see `check_store`).
     """
 
     def __init__(
-        self,
-        *,
-        options: TrackingOptions,
-        folder: Path,
-        runs: Path,
-        warn: Callable[[str], None],
+        self, options: TrackingOptions, *, folder: Path, runs: Path, warn: Callable[[str], None]
     ) -> None:
-        self._options, self._folder, self._runs = options, folder, runs
-        self._tell = warn
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        check_store(options, runs)
+        self.where = describe_store(options, runs)
+        self._options, self._folder, self._runs, self._tell = options, folder, runs, warn
+        self._jobs: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self._closing = self._broken = self._warned = False
-        self._lock = threading.Lock()
+        if not options.enabled:
+            self._stopped.set()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
-    def start(
-        self,
-        name: str,
-        *,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        datasets: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """Open the parent run, or reopen it on resume. Call it first.
+    def start(self, results: Mapping[str, Any]) -> None:
+        """Open the parent run, or reopen it on resume. Call it first."""
+        self._put("start", results)
 
-        Args:
-            name: what it is called.
-            params: nested or flat.
-            tags: by name.
-            datasets: what `describe_datasets` gave; all runs have them as inputs.
-        """
-        self._open(None, name, params, tags, list(datasets))
-        if self._thread.ident is None:
-            self._thread.start()
+    def network(self, entry: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Open the child run of a network or, where it is open, note what is known of it now."""
+        self._put("network", entry, results)
 
-    def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the child run of a network, or reopen it."""
-        self._open(name, name, params, tags)
+    def metrics(self, network: str | None, values: Mapping[str, float], *, step: int = 0) -> None:
+        """Record numbers of a network (None: of the parent) at an epoch, each once."""
+        self._put("metrics", network, values, step, int(time.time() * 1000))
 
-    def metrics(
-        self, network: str | None, values: Mapping[str, float], *, step: int | None = None
-    ) -> None:
-        """Record numbers of a network (None: of the parent) at an epoch.
+    def complete(self, entry: Mapping[str, Any]) -> None:
+        """Record a network's model, final numbers and files, and close its run."""
+        self._put("complete", entry)
 
-        A (name, step) is recorded once; NaN and infinity are left out.
-        """
-        copied, now = dict(values), int(time.time() * 1000)
-        self._put(lambda store: store.metrics(network, copied, step=step, timestamp=now))
-
-    def model(self, network: str, path: Path) -> None:
-        """Log a network's ``model.safetensors`` as an MLflow model. Its metrics come after it."""
-        self._put(lambda store: store.model(network, path))
-
-    def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:
-        """Upload a file or a folder's content, into ``folder`` of the run's artifacts."""
-        self._put(lambda store: store.artifact(network, path, folder))
-
-    def finish(self, network: str | None, status: str) -> None:
-        """Close a run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        self._put(lambda store: store.finish(network, status))
+    def finish(self, status: str) -> None:
+        """Close all that is open as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self._put("finish", status)
 
     def close(self, *, timeout: float | None = None) -> None:
-        """Wait at most ``timeout`` seconds for what is queued. Never raises.
+        """Wait at most ``timeout`` seconds for what is queued; the rest is dropped with a warning.
 
-        What the store did not take in time is dropped with a warning; later calls are ignored.
         When None: 10 s for a server, which may be dead, and 60 s for a store on this machine,
-        which is not: making a new SQLite store alone took 11 s on a busy machine.
+        which is not: making a new SQLite store alone took 11 s on a busy machine. Never raises.
         """
-        if timeout is None:
-            local = local_store(self._options, self._runs) is not None
-            timeout = 60.0 if local else 10.0
-        self._closing = True
         if self._thread.ident is not None and not self._stopped.is_set():
+            if timeout is None:
+                timeout = 60.0 if local_path(store_uri(self._options, self._runs)) else 10.0
             self._jobs.put(None)
             self._thread.join(timeout)
             if self._thread.is_alive():
                 self._give_up(f"the store did not take everything within {timeout:g} s")
         self._stopped.set()
 
-    @property
-    def where(self) -> str:
-        """Where the run is recorded, as a line for people; what has become of it, not the plan."""
-        if self._broken:
-            return "MLflow: tracking stopped, see the warning for how to import the run later"
-        store = describe_store(self._options, self._runs)
-        return f"{store}, without what the warnings name" if self._warned else store
-
-    def _open(
-        self,
-        network: str | None,
-        name: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        datasets: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        flat, labels = flatten(params), dict(tags)  # copies: the caller may go on changing its own
-        self._put(
-            lambda store: store.open(network, name, params=flat, tags=labels, datasets=datasets)
-        )
-
-    def _put(self, job: Job) -> None:
+    def _put(self, method: str, *arguments: Any) -> None:
         if not self._stopped.is_set():
-            self._jobs.put(job)
+            # Copies, for the caller may go on changing its own.
+            self._jobs.put(methodcaller(method, *deepcopy(arguments)))
+            if self._thread.ident is None:
+                self._thread.start()
 
     def _work(self) -> None:
         try:
-            with quiet_retries():
-                store = Store(
-                    options=self._options, folder=self._folder, runs=self._runs, warn=self._lack
-                )
-                self._drain(store)
-        except Exception as error:  # whatever it is, training goes on
-            self._give_up(sentence(error))
+            prepare_mlflow()
+            from robustprune.tracking.store import Store  # and MLflow: not in the run's way
 
-    def _drain(self, store: Store) -> None:
-        while (job := self._jobs.get()) is not None:
-            if self._stopped.is_set():
-                return
-            job(store)
-            if self._jobs.empty():  # metrics wait for company while there is other work
-                store.flush()
-        store.flush()
+            store = Store(self._options, folder=self._folder, runs=self._runs, warn=self._warn)
+            while (job := self._jobs.get()) is not None:
+                if self._stopped.is_set():
+                    return
+                job(store)
+                if self._jobs.empty():  # metrics wait for company while there is other work
+                    store.flush()
+            store.flush()
+        except Exception as error:  # whatever it is, training goes on
+            self._give_up(error_line(error))
 
     def _give_up(self, reason: str) -> None:
-        with self._lock:
-            if self._stopped.is_set():
-                return
-            self._broken = True
-            self._stopped.set()
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self.where = "MLflow: tracking stopped, see the warning for how to import the run later"
         uri = self._options.uri  # a recipe's address is not taken from the run folder
         into = f", uri={redact(uri)!r}" if uri else ""
-        goes_on = "" if self._closing else "The run goes on without it. "
         self._warn(
-            f"MLflow tracking stopped: {reason.rstrip('.')}. {goes_on}Import it later with "
-            f"robustprune.tracking.import_run({str(self._folder)!r}{into})."
+            f"MLflow tracking stopped: {reason.rstrip('.')}. The run folder has everything; import "
+            f"it later with robustprune.tracking.import_run({str(self._folder)!r}{into})."
         )
-
-    def _lack(self, text: str) -> None:
-        self._warned = True
-        self._warn(text)
 
     def _warn(self, text: str) -> None:
         with suppress(Exception):
             self._tell(text)
-
-
-class NullTracker:
-    """Records nothing."""
-
-    where = "MLflow: off (tracking.enabled is false)"
-
-    def start(
-        self,
-        name: str,
-        *,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        datasets: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """Do nothing."""
-
-    def network(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Do nothing."""
-
-    def metrics(
-        self, network: str | None, values: Mapping[str, float], *, step: int | None = None
-    ) -> None:
-        """Do nothing."""
-
-    def model(self, network: str, path: Path) -> None:
-        """Do nothing."""
-
-    def artifact(self, network: str | None, path: Path, folder: str | None = None) -> None:
-        """Do nothing."""
-
-    def finish(self, network: str | None, status: str) -> None:
-        """Do nothing."""
-
-    def close(self, *, timeout: float | None = None) -> None:
-        """Do nothing."""
-
-
-def open_tracker(
-    options: TrackingOptions, *, folder: Path, runs: Path, warn: Callable[[str], None]
-) -> Tracker | NullTracker:
-    """The tracker that ``options`` ask for.
-
-    Raises:
-        UsageError: the store's address cannot work (see `check_store`).
-    """
-    if not options.enabled:
-        return NullTracker()
-    check_store(options, runs)
-    return Tracker(options=options, folder=folder, runs=runs, warn=warn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -12,18 +13,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO
 
 from robustprune.errors import UsageError
-from robustprune.tracking.client import environment
-from robustprune.tracking.options import check_exists, local_path, redact, scheme_of, sqlite_uri
+from robustprune.tracking.options import ENVIRONMENT, check_exists, redact, scheme_of
 
 HOST = "127.0.0.1"  # nobody else's business: MLflow's server asks for no password
-PORT = 5000
-"""The port where none is named; MLflow's own."""
 _START, _STOP = 120.0, 10.0  # seconds that a start and a stop may take
-_TICK = 0.2  # seconds between two looks at the server
 
 
 class Server:
@@ -34,49 +30,41 @@ class Server:
         runs: its page of experiments, in the mode that is for trained networks.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], said: IO[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], port: int) -> None:
         self.address = f"http://{HOST}:{port}"
         self.runs = f"{self.address}/#/experiments?workflowType=machine_learning"
-        self._process, self._said, self._port = process, said, port
+        self._process, self._output, self._port = process, output, port
 
-    def wait(self) -> None:
-        """Return never, unless the server ends by itself.
+    def wait(self, *, answer: bool = False) -> None:
+        """Wait without end, or for the first ``answer``: importing the server takes seconds.
 
         Raises:
-            UsageError: it did; with the last error that it told.
+            UsageError: it ended by itself or did not start; with the last error that it told.
         """
-        while self._process.poll() is None:
-            time.sleep(_TICK)  # a wait without end may miss a Ctrl-C that comes just before it
-        raise self._ended()
-
-    def _started(self) -> None:
-        """Wait until it answers; importing MLflow's server takes seconds."""
         limit = time.monotonic() + _START
-        while not _answers(self._port):
-            if self._process.poll() is not None:
-                raise self._ended()
-            if time.monotonic() > limit:
+        while not (answer and self._answers()):
+            if (code := self._process.poll()) is not None:
+                raise UsageError(f"MLflow's UI ended with code {code}.{self._last()}")
+            if answer and time.monotonic() > limit:
                 raise UsageError(f"MLflow's UI did not start within {_START:g} s.{self._last()}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # a wait without end may miss a Ctrl-C that comes just before it
 
-    def _ended(self) -> UsageError:
-        return UsageError(f"MLflow's UI ended with code {self._process.returncode}.{self._last()}")
+    def _answers(self) -> bool:
+        with socket.socket() as visitor:
+            visitor.settimeout(1)
+            return visitor.connect_ex((HOST, self._port)) == 0
 
     def _last(self) -> str:
-        self._said.seek(0)
-        text = redact(self._said.read().decode(errors="replace"))
+        self._output.seek(0)
+        text = redact(self._output.read().decode(errors="replace"))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
         return "".join(f" It said: {line}" for line in (errors or lines)[-1:])
 
 
 @contextmanager
-def serve_ui(uri: str, *, port: int = PORT) -> Iterator[Server]:
+def serve_ui(uri: str, *, port: int = 5000) -> Iterator[Server]:
     """Run ``mlflow ui`` on the store at ``uri`` until the block ends, on this machine only.
-
-    Args:
-        uri: a SQLite file, a folder, or a database that the machine reaches.
-        port: where it is to listen.
 
     Raises:
         UsageError: there is no store yet, the port is taken, or MLflow does not start; why is said.
@@ -84,73 +72,43 @@ def serve_ui(uri: str, *, port: int = PORT) -> Iterator[Server]:
     check_exists(uri)
     if scheme_of(uri) in ("http", "https", "databricks"):
         raise UsageError(f"'{redact(uri)}' is a server, which has a UI of its own: open that.")
-    _check_free(port)
+    try:
+        socket.create_server((HOST, port)).close()
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(getattr(error, "errno", errno.EINVAL)).lower()
+        raise UsageError(
+            f"port {port} cannot be had ({reason}). Choose another one, e.g. --port 5001."
+        ) from None
     words = [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
-    folder, uri = _beside(uri)
-    with tempfile.TemporaryFile() as said:
+    own = {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # it may hold a password: no word of the command line
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # judges of language models and their like
+        "MLFLOW_LOGGING_LEVEL": "ERROR",  # to be said if it does not start
+        "PYTHONSAFEPATH": "1",  # nothing of the working directory is imported
+    }
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [*words, "--workers", "1"],
-            cwd=folder,
-            env=_environment(uri),
+            env={**ENVIRONMENT, **os.environ, **own},
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C is ours; the server is stopped, not interrupted
         )
         try:
-            server = Server(process, said, port)
-            server._started()
+            server = Server(process, output, port)
+            server.wait(answer=True)
             yield server
         finally:
             _stop(process)
 
 
-def _beside(uri: str) -> tuple[Path | None, str]:
-    """Where the server is to run, and the store's address from there.
-
-    It takes a quoted address for a path, and would make folders of that name.
-    """
-    path = local_path(uri) if scheme_of(uri) == "sqlite" and "%" in uri else None
-    return (None, uri) if path is None else (path.parent, sqlite_uri(Path(path.name)))
-
-
-def _environment(uri: str) -> dict[str, str]:
-    """The server's. The address may hold a password, which a command line would show to all."""
-    own = {
-        "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # judges of language models and their like
-        "MLFLOW_LOGGING_LEVEL": "ERROR",  # to be said if it does not start
-        "PYTHONSAFEPATH": "1",  # nothing of the working directory is imported
-    }
-    return {**environment(uri), **os.environ, **own}
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            reason = (getattr(error, "strerror", None) or "there is none").lower()
-            raise UsageError(
-                f"port {port} cannot be had ({reason}). Choose another one, e.g. --port 5001."
-            ) from None
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as visitor:
-        visitor.settimeout(1)
-        return visitor.connect_ex((HOST, port)) == 0
-
-
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the server and the processes that it has started."""
+    end = getattr(os, "killpg", os.kill)  # Windows has no groups, and no SIGKILL
     for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        with suppress(ProcessLookupError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, number)
-            else:  # Windows has no groups
-                process.terminate()
+        with suppress(OSError):
+            end(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP)
             return

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.errors import PeerError
-
-if TYPE_CHECKING:
-    from accelerate.accelerator import Accelerator
-
-    from robustprune.shard import Shard
+from robustprune.shard import Shard
 
 
 def check_same(model: nn.Module, shard: Shard, *, when: str) -> None:
@@ -33,7 +29,12 @@ def check_same(model: nn.Module, shard: Shard, *, when: str) -> None:
     """
     if shard.world == 1:
         return
-    digests = shard.gather(_digest(model.state_dict().values()))
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        if flat.numel():
+            digest.update(flat.view(torch.uint8).numpy().data)
+    digests = shard.gather(digest.hexdigest())
     differing = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if differing and not shard.is_main:
         raise PeerError(0)
@@ -96,12 +97,3 @@ def synchronised(model: nn.Module, *, wanted: bool) -> Iterator[None]:
             child._buffers.update(synced._buffers)
             child.train(synced.training)
             setattr(parent, name, child)
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        if flat.numel():
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
+from accelerate.accelerator import Accelerator
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -20,12 +20,14 @@ from robustprune.datasets import Splits
 from robustprune.datasets.source import Source, TrainingBatch
 from robustprune.errors import DivergedError, PeerError, UsageError
 from robustprune.masking import MaskedModel
-from robustprune.modes import eval_mode
 from robustprune.objectives import Loss, Objective
 from robustprune.pruners import Method, Stage
+from robustprune.recipe import StageOptions
 from robustprune.seeding import capture, derive, fork, restore
 from robustprune.shard import Shard
 from robustprune.stopping import orderly
+from robustprune.tracking import Console
+from robustprune.train_mode import eval_mode
 from robustprune.training.distributed import (
     average_statistics,
     check_same,
@@ -36,14 +38,9 @@ from robustprune.training.state import StageState
 from robustprune.training.step import ExplodedError, LossScale, Meter, Stepper, checked
 from robustprune.types import Progress
 
-if TYPE_CHECKING:
-    from accelerate.accelerator import Accelerator
-
-    from robustprune.recipe import StageOptions
-    from robustprune.tracking import Console
-
 History = list[dict[str, float]]
 """The metrics of each epoch."""
+State = dict[str, Tensor]
 
 
 @dataclass(kw_only=True)
@@ -60,12 +57,11 @@ class Trainer:
         console: where progress is shown.
         on_epoch: called with (network, stage, history) after an epoch has been saved, in the main
             process only.
-        write: does what writes a stage's state, and may do it twice.
         max_steps: cut every stage after so many optimizer steps, and each validation after as many
             batches.
         memory_format: how batches of images are laid out.
         shard: this process among those of the accelerator.
-        scales: whether losses are scaled, as fp16 needs.
+        scales: scale losses, as fp16 needs.
     """
 
     accelerator: Accelerator
@@ -74,7 +70,6 @@ class Trainer:
     seed: int
     console: Console
     on_epoch: Callable[[str, Stage, History], None] = lambda network, stage, history: None
-    write: Callable[[Callable[[], None]], None] = lambda work: work()
     max_steps: int | None = None
     memory_format: torch.memory_format = torch.preserve_format
     shard: Shard = field(default_factory=Shard)
@@ -112,11 +107,6 @@ class Trainer:
         """
         return _Run(self, network, stage, masked, method, path, keep or {}).run()
 
-    def objective_of(self, stage: Stage) -> Objective:
-        """The objective that a stage minimises: its own, or the recipe's."""
-        own = None if stage.options is None else stage.options.objective
-        return self.objective if own is None else own  # type: ignore[return-value]
-
 
 def steps_of(
     options: StageOptions, data: Splits, objective: Objective, *, seed: int, world: int = 1
@@ -135,24 +125,24 @@ def steps_of(
     return source.steps(options.batch_size, world=world) * objective.repeats
 
 
+@dataclass
 class _Run:
     """One network in one stage; see `Trainer.train`."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        network: str,
-        stage: Stage,
-        masked: MaskedModel,
-        method: Method,
-        path: Path,
-        keep: Mapping[int, Path],
-    ) -> None:
-        self.trainer, self.network, self.stage = trainer, network, stage
-        self.masked, self.model, self.method = masked, masked.model, method
-        self.path, self.keep = path, keep
-        self.shard, self.accelerator = trainer.shard, trainer.accelerator
-        self.objective = trainer.objective_of(stage).fresh()
+    trainer: Trainer
+    network: str
+    stage: Stage
+    masked: MaskedModel
+    method: Method
+    path: Path
+    keep: Mapping[int, Path]
+
+    def __post_init__(self) -> None:
+        trainer, options = self.trainer, self.stage.options
+        self.model, self.shard = self.masked.model, trainer.shard
+        self.accelerator, self.device = trainer.accelerator, trainer.accelerator.device
+        own = None if options is None else options.objective
+        self.objective: Objective = (trainer.objective if own is None else own).fresh()  # type: ignore[attr-defined]
         self.scale = LossScale(enabled=trainer.scales)
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -160,23 +150,24 @@ class _Run:
 
     def run(self) -> History:
         """Begin or go on, and train to the stage's end."""
+        options = self.stage.options
         self._check_fit()
-        self.model.to(self.accelerator.device)
+        self.model.to(self.device)
         self.method.prepare(self.stage, self.masked)
-        self.model.to(self.accelerator.device)
+        self.model.to(self.device)
         self._plan()
-        if self.stage.options is not None:
-            self._build_optimizer(self.stage.options)
+        if options is not None:
+            self._build_optimizer(options)
         self.state = self.shard.lead(lambda: StageState.load(self.path)) or StageState()
         if self.state.begun:
             self.shard.together(self._resume)
         else:
             self._begin()
-        if self.stage.options is None:
+        if options is None:
             return self.state.history
         if self.state.history:
             self.shard.lead(self._tell)
-        on_gpus = self.shard.world > 1 and self.accelerator.device.type == "cuda"
+        on_gpus = self.shard.world > 1 and self.device.type == "cuda"
         with synchronised(self.model, wanted=on_gpus), orderly() as self._asked:
             self.stepper = Stepper(
                 self.accelerator,
@@ -188,13 +179,14 @@ class _Run:
                 self.scale,
                 self._asked,
             )
-            while self.state.epoch < self.epochs and not self._over:
+            # also to the end of the epoch that the last step was in
+            while self.state.epoch < self.epochs and (not self._finished or self.state.batch):
                 self._epoch()
             self.accelerator.free_memory()
-        for epoch, file in self.keep.items():
+        for epoch in self.keep:
             if epoch > self.state.epoch:  # a stage that is cut: what it ends with stands for them
-                self.shard.lead(partial(self._keep, file))
-        if self.stage.options.select == "best" and self.state.best is not None:
+                self._keep(epoch)
+        if options.select == "best" and self.state.best is not None:
             self.model.load_state_dict(self.state.best)
         return self.state.history
 
@@ -218,9 +210,8 @@ class _Run:
         if options is None:
             return
         self.data = trainer.data.part(options.share, seed=trainer.seed)
-        assert self.data.train is not None
-        batches = self.data.train.steps(options.batch_size, world=self.shard.world)
-        each = batches * self.objective.repeats
+        world = self.shard.world
+        each = steps_of(options, trainer.data, self.objective, seed=trainer.seed, world=world)
         self.first, self.total = start * each, options.epochs * each
         if trainer.max_steps is not None:
             self.total = min(self.total, self.first + trainer.max_steps)
@@ -261,35 +252,28 @@ class _Run:
                 "Delete it to train that stage again."
             ) from None
 
-    def _handed(self) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any]]:
+    def _handed(self) -> tuple[State, State | None, dict[str, Any]]:
         return self.model.state_dict(), self.masked.initial, self.method.state_dict()
 
-    def _take_over(
-        self,
-        model: dict[str, Tensor],
-        initial: dict[str, Tensor] | None,
-        method: dict[str, Any],
-    ) -> None:
+    def _take_over(self, model: State, initial: State | None, method: dict[str, Any]) -> None:
         self.model.load_state_dict(model)
-        device = self.accelerator.device
-        self.masked.initial = initial and {name: mask.to(device) for name, mask in initial.items()}
-        on_device = tree_map_only(Tensor, lambda tensor: tensor.to(device), method)
+        self.masked.initial = initial and {n: mask.to(self.device) for n, mask in initial.items()}
+        on_device = tree_map_only(Tensor, lambda tensor: tensor.to(self.device), method)
         self.method.load_state_dict(on_device)
 
     # -- an epoch ----------------------------------------------------------------------------------
 
     def _epoch(self) -> None:
-        """Train, judge, let the method see, check, save."""
+        """Train, validate, let the method see, check, save."""
         meter, drawn = self._train()
         metrics = meter.means(self.shard)
         if self.shard.world > 1:
             average_statistics(self.model, self.accelerator)
         if self.data.validation is not None:
-            judged = self._validate(self.data.validation)
-            if judged is None:
+            validated = self._validate(self.data.validation)
+            if validated is None:
                 self._pause(meter, drawn)
-                raise KeyboardInterrupt
-            metrics |= judged
+            metrics |= validated
         self._check_sound(metrics)
         progress = self._progress(self.state.epoch, self.state.step)
         metrics |= self.method.after_epoch(
@@ -321,7 +305,8 @@ class _Run:
         self.method.train_mode(self.stage, self.masked)
         mine = self._of_process if state.batch else None
         meter = Meter.of([mine["sums"]]) if mine else Meter()
-        left = self._steps_left(source)
+        left = source.steps(self._options.batch_size, world=world) - state.batch
+        left = min(left * self.objective.repeats, self.total - state.step)
         with fork(seed, *names, rank), self.trainer.console.progress(self._title, left) as bar:
             if mine:
                 restore(mine["random"])
@@ -335,32 +320,25 @@ class _Run:
 
     def _learn(self, batch: TrainingBatch, meter: Meter, bar: Any) -> None:
         """Take a batch's steps, and stop after them if that is asked for."""
-        labels = batch.labels.to(self.accelerator.device)
-        batch = TrainingBatch(self._moved(batch.images), labels, batch.total)
-        stop = False
+        images, labels = self._moved(batch.images, batch.labels)
+        batch, stop, state = TrainingBatch(images, labels, batch.total), False, self.state
         for _ in range(self.objective.repeats):
             if self._finished:
                 break
-            stop = self._step(batch, meter) or stop
+            progress = self._progress(state.epoch, state.step)
+            try:
+                stop = self.stepper.step(batch, progress, meter) or stop
+            except ExplodedError as error:
+                self._diverged(*error.args)
+            state.step += 1
             bar.advance(1, loss=meter.loss, accuracy=meter.accuracy)
-        self.state.batch += 1
+        state.batch += 1
         if stop:
             self._pause(meter, capture())
-            raise KeyboardInterrupt
-
-    def _step(self, batch: TrainingBatch, meter: Meter) -> bool:
-        """One optimizer step; whether some process has been asked to stop."""
-        progress = self._progress(self.state.epoch, self.state.step)
-        try:
-            stop = self.stepper.step(batch, progress, meter)
-        except ExplodedError as error:
-            self._diverged(error.loss)
-        self.state.step += 1
-        return stop
 
     @torch.no_grad()
     def _validate(self, source: Source) -> dict[str, float] | None:
-        """The loss by which epochs are compared, each process judging some of the batches.
+        """The loss by which epochs are compared, each process taking some of the batches.
 
         None if some process was asked to stop meanwhile.
         """
@@ -376,19 +354,16 @@ class _Run:
         with eval_mode(self.model), self.masked.cached(), progressing as bar:
             for number, (images, labels) in enumerate(source.ordered(size, limit=count)):
                 if number % world == rank:
-                    with fork(self.trainer.seed, *names, number):
-                        self._judge(images, labels, progress, meter)
+                    images, labels = self._moved(images, labels)
+                    # objectives differentiate with respect to the images
+                    with fork(self.trainer.seed, *names, number), torch.enable_grad():
+                        loss = self.objective.validation_loss(self.model, images, labels, progress)
+                    total, logits, parts = checked(self.objective, loss, labels)
+                    meter.add(Loss(total.detach(), logits, parts), labels)
                 bar.advance(len(labels), loss=meter.loss, accuracy=meter.accuracy)
                 if number % world == world - 1 and any(self.shard.gather(self._asked.arrived)):
                     return None
         return {f"val_{name}": value for name, value in meter.means(self.shard).items()}
-
-    def _judge(self, images: Tensor, labels: Tensor, progress: Progress, meter: Meter) -> None:
-        images, labels = self._moved(images), labels.to(self.accelerator.device)
-        with torch.enable_grad():  # objectives differentiate with respect to the images
-            found = self.objective.validation_loss(self.model, images, labels, progress)
-        loss = checked(self.objective, found, labels)
-        meter.add(Loss(loss.total.detach(), loss.logits, loss.parts), labels)
 
     # -- divergence --------------------------------------------------------------------------------
 
@@ -421,20 +396,22 @@ class _Run:
         state.epoch, state.batch = state.epoch + 1, 0
         state.history.append(metrics)
         if state.epoch in self.keep:
-            self.shard.lead(lambda: self._keep(self.keep[state.epoch]))
+            self._keep(state.epoch)
         if self._options.select == "best" and self.method.eligible(self.stage, self.masked):
             loss = metrics.get("val_loss", math.inf)
             if loss <= state.best_loss and "val_loss" in metrics:
                 state.best_loss = loss
                 state.best = {n: t.clone() for n, t in self.model.state_dict().items()}
 
-    def _keep(self, path: Path) -> None:
+    def _keep(self, epoch: int) -> None:
+        """Write the weights as they are where those after an epoch belong."""
         state = StageState(model={n: t.detach() for n, t in self.model.state_dict().items()})
-        self.trainer.write(lambda: state.save(path))
+        self.shard.lead(lambda: state.save(self.keep[epoch]))
 
-    def _pause(self, meter: Meter, drawn: dict[str, Any]) -> None:
-        """Save the state within an epoch: what follows is the same to the bit."""
+    def _pause(self, meter: Meter, drawn: dict[str, Any]) -> NoReturn:
+        """Save the state within an epoch, and stop: what follows is the same to the bit."""
         self._save({"sums": meter.sums, "random": drawn, "statistics": statistics(self.model)})
+        raise KeyboardInterrupt
 
     def _save(self, within: Mapping[str, Any] | None = None) -> None:
         state = self.state
@@ -445,7 +422,7 @@ class _Run:
         state.scale = self.scale.state_dict()
         mine = {"objective": self.objective.state_dict(), **(within or {})}
         state.processes = self.shard.gather(mine)
-        self.shard.lead(lambda: self.trainer.write(lambda: state.save(self.path)))
+        self.shard.lead(lambda: state.save(self.path))
 
     @property
     def _of_process(self) -> dict[str, Any] | None:
@@ -473,20 +450,12 @@ class _Run:
         return self.state.step >= self.total
 
     @property
-    def _over(self) -> bool:
-        """Also with the epoch that the last step was in."""
-        return self._finished and self.state.batch == 0
-
-    @property
     def _title(self) -> str:
         return f"{self.network} {self.stage.name} {self.state.epoch + 1}/{self.epochs}"
-
-    def _steps_left(self, source: Source) -> int:
-        batches = source.steps(self._options.batch_size, world=self.shard.world) - self.state.batch
-        return min(batches * self.objective.repeats, self.total - self.state.step)
 
     def _progress(self, epoch: int, step: int) -> Progress:
         return Progress(epoch, step, step / max(self.total, 1), self.epochs, self.stage.name)
 
-    def _moved(self, images: Tensor) -> Tensor:
-        return images.to(self.accelerator.device, memory_format=self.trainer.memory_format)
+    def _moved(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.to(self.device, memory_format=self.trainer.memory_format)
+        return images, labels.to(self.device)

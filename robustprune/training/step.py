@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, Protocol
 
 import torch
+from accelerate.accelerator import Accelerator
 from torch import Tensor, nn
 
+from robustprune.datasets.source import TrainingBatch
 from robustprune.errors import ContractError, UsageError
+from robustprune.masking import MaskedModel
 from robustprune.objectives import Loss, Objective
+from robustprune.pruners import Closure, Method, Stage, sharpened
+from robustprune.shard import Shard
 from robustprune.training.distributed import frozen_statistics
 from robustprune.types import Progress
-
-if TYPE_CHECKING:
-    from accelerate.accelerator import Accelerator
-
-    from robustprune.datasets.source import TrainingBatch
-    from robustprune.masking import MaskedModel
-    from robustprune.pruners import Method, Stage
-    from robustprune.shard import Shard
 
 EXPLODED = 1e4
 """A loss above this has exploded: chance is ln(classes), and nothing comes back from here."""
 
 
 class ExplodedError(ArithmeticError):
-    """The loss is NaN, infinite or exploding; it is the same on all processes.
-
-    Attributes:
-        loss: of the whole batch.
-    """
-
-    def __init__(self, loss: float) -> None:
-        super().__init__(f"the loss is {loss:.4g}")
-        self.loss = loss
+    """The loss, its argument, is NaN, infinite or exploding; it is the same on all processes."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -50,19 +39,23 @@ class Asked(Protocol):
     arrived: bool
 
 
+class Known(NamedTuple):
+    """The results of a first pass over a part of a batch that a second one re-uses.
+
+    Attributes:
+        attacked: images; None if the objective has no attack.
+        draws: the state of torch's generators after the attack, on the CPU and on the GPU in use.
+    """
+
+    attacked: Tensor | None
+    draws: tuple[Tensor, Tensor | None]
+
+
 class Stepper:
     """Takes the optimizer steps of one stage.
 
-    Args:
-        accelerator: device, precision and processes.
-        masked: the network, on the device.
-        method: decides its masks.
-        stage: under way.
-        objective: the stage's own.
-        optimizer: of what the stage trains; each group's ``initial_lr``, as torch's schedulers
-            call it, is its learning rate at the schedule's factor 1.
-        scale: of the losses.
-        asked: whether this process has been asked to stop.
+    Each group of the optimizer has an ``initial_lr``, as torch's schedulers call it: its learning
+    rate at the schedule's factor 1.
     """
 
     def __init__(
@@ -84,6 +77,7 @@ class Stepper:
         with warnings.catch_warnings():  # torch renames an option that accelerate goes on to pass
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             self._module = accelerator.prepare(self._own)
+        self._sharpness = getattr(method.pruner, "sharpness", None)
         self._learns_noise = type(objective).after_backward is not Objective.after_backward
 
     def step(self, batch: TrainingBatch, progress: Progress, meter: Meter) -> bool:
@@ -95,27 +89,28 @@ class Stepper:
             meter: takes the loss in.
 
         Returns:
-            Whether some process has been asked to stop.
+            True if some process has been asked to stop.
 
         Raises:
             ExplodedError: the loss is no number to go on with; nothing was moved.
         """
+        method, stage, masked = self._method, self._stage, self._masked
         factor = self._factor(progress)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self._stop = False
-        closure = Closure(self, batch, progress)
-        sharpened = self._method.sharpened(self._stage, self._masked, closure)
+        closure = self._closure(batch, progress)
+        if self._sharpness is not None:
+            radius = self._sharpness.radius
+            closure = sharpened(closure, method=method, stage=stage, masked=masked, radius=radius)
         try:
-            loss = self._method.step(
-                self._stage, self._masked, sharpened, self._optimizer, progress
-            )
+            loss = method.step(stage, masked, closure, self._optimizer, progress)
         except NonFiniteError:
             self._scale.update(finite=False)
             return self._stop
         self._scale.update(finite=True)
         meter.add(loss, batch.labels)
-        self._method.after_step(self._stage, self._masked, self._optimizer, progress)
+        method.after_step(stage, masked, self._optimizer, progress)
         return self._stop
 
     def _factor(self, progress: Progress) -> float:
@@ -127,7 +122,35 @@ class Stepper:
             message = f"schedule '{schedule.registered_name}' must give a number; got {factor!r}."
             raise ContractError(schedule, message) from None
 
-    def cut(self, batch: TrainingBatch) -> list[tuple[Tensor, Tensor]]:
+    def _closure(self, batch: TrainingBatch, progress: Progress) -> Closure:
+        """``closure(again=False)``: zero the gradients, and compute those of the whole batch.
+
+        See `robustprune.pruners.Closure`. It gives the loss of this process's images, whose total
+        and parts are numbers, and raises an `ExplodedError`, a `NonFiniteError`, or a `UsageError`
+        if there is nothing to re-use.
+        """
+        parts = self._cut(batch)
+        shares = [len(labels) / batch.total for _, labels in parts]
+        known: list[Known | None] = [None] * len(parts)
+
+        def closure(*, again: bool = False) -> Loss:
+            if again and None in known:
+                why = self._objective.one_pass or "call the closure without again=True first"
+                raise UsageError(f"a second pass re-uses the first one's attack: {why}")
+            self._optimizer.zero_grad()
+            losses = []
+            for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+                self._own.known = known[number] if again else None
+                loss = self._gradients(part, progress, share=share, last=number == len(parts) - 1)
+                losses.append(loss)
+                known[number], self._own.known = self._own.known, None
+            loss = losses[0] if len(losses) == 1 else _joined(losses, shares)
+            self._agree(loss, batch)
+            return loss
+
+        return closure
+
+    def _cut(self, batch: TrainingBatch) -> list[tuple[Tensor, Tensor]]:
         """The batch in parts: as many on every process, with an image in each.
 
         Where the parts of a full batch have two, as BatchNorm needs, so have those of the last one.
@@ -138,25 +161,19 @@ class Stepper:
         images, labels = batch.images.tensor_split(count), batch.labels.tensor_split(count)
         return list(zip(images, labels, strict=True))
 
-    def gradients(
-        self,
-        part: tuple[Tensor, Tensor],
-        progress: Progress,
-        known: Known | None,
-        *,
-        share: float,
-        last: bool,
-    ) -> tuple[Loss, Known | None]:
+    def _gradients(
+        self, part: tuple[Tensor, Tensor], progress: Progress, *, share: float, last: bool
+    ) -> Loss:
         """Add the gradients of a part of the batch to those that are there.
 
         DDP takes the mean over processes, so a part counts by its share of the whole batch times
         their number, and gradients are exchanged in the last part only.
         """
         factor = share * self._accelerator.num_processes
-        self._own.known = known
         waits = nullcontext() if last else self._accelerator.no_sync(self._module)
+        again = self._own.known is not None
         kept: AbstractContextManager[None] = (
-            nullcontext() if known is None else frozen_statistics(self._masked.model)
+            frozen_statistics(self._masked.model) if again else nullcontext()
         )
         # a backward pass frees the masks' graph, so each part makes it anew
         with kept, waits, self._masked.cached():
@@ -164,10 +181,9 @@ class Stepper:
             (total * self._scale.scale).backward()
         if self._learns_noise:
             self._objective.after_backward()
-        known, self._own.known = self._own.known, None
-        return loss, known
+        return loss  # type: ignore[no-any-return]
 
-    def agree(self, loss: Loss, batch: TrainingBatch) -> None:
+    def _agree(self, loss: Loss, batch: TrainingBatch) -> None:
         """Let all processes find the whole batch's loss sound, or none; and unscale gradients.
 
         Raises:
@@ -188,64 +204,6 @@ class Stepper:
         if self._scale.enabled:
             parameters = (p for group in self._optimizer.param_groups for p in group["params"])
             self._scale.unscale([p.grad for p in parameters if p.grad is not None])
-
-    @property
-    def apart(self) -> str:
-        """Tell why there is no attack to re-use."""
-        return self._objective.one_pass or "call the closure without again=True first"
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        self._optimizer.zero_grad()
-
-
-class Closure:
-    """``closure(again=False)``: zero the gradients, and compute those of the step's whole batch.
-
-    They are true ones: reduced over processes, and unscaled.
-    """
-
-    def __init__(self, stepper: Stepper, batch: TrainingBatch, progress: Progress) -> None:
-        self._stepper, self._batch, self._progress = stepper, batch, progress
-        self._parts = stepper.cut(batch)
-        self._known: list[Known | None] = [None] * len(self._parts)
-
-    def __call__(self, *, again: bool = False) -> Loss:
-        """The loss of this process's images; its total and parts are numbers.
-
-        Args:
-            again: re-use each part's attacked images and draws, and leave the running statistics.
-
-        Raises:
-            ExplodedError: the loss is NaN, infinite or exploding.
-            NonFiniteError: gradients have overflowed in fp16.
-            UsageError: there is nothing to re-use: the objective defines ``__call__`` alone.
-        """
-        if again and None in self._known:
-            raise UsageError(f"a second pass re-uses the first one's attack: {self._stepper.apart}")
-        self._stepper.zero_grad()
-        losses, shares = [], [len(labels) / self._batch.total for _, labels in self._parts]
-        for number, (part, share) in enumerate(zip(self._parts, shares, strict=True)):
-            known, last = self._known[number] if again else None, number == len(self._parts) - 1
-            loss, self._known[number] = self._stepper.gradients(
-                part, self._progress, known, share=share, last=last
-            )
-            losses.append(loss)
-        loss = losses[0] if len(losses) == 1 else _joined(losses, shares)
-        self._stepper.agree(loss, self._batch)
-        return loss
-
-
-class Known(NamedTuple):
-    """The results of a first pass over a part that a second one re-uses.
-
-    Attributes:
-        attacked: images; None if the objective has no attack.
-        draws: the state of torch's generators after the attack, on the CPU and on the GPU in use.
-    """
-
-    attacked: Tensor | None
-    draws: tuple[Tensor, Tensor | None]
 
 
 class BatchObjective(nn.Module):
@@ -277,8 +235,8 @@ class BatchObjective(nn.Module):
             images: ``(n, channels, height, width)``.
             labels: ``(n,)``.
             progress: where the stage is.
-            factor: what the loss counts by.
-            penalised: whether the method's penalty is added.
+            factor: on the loss.
+            penalised: add the method's penalty.
         """
         loss = checked(self._objective, self._loss(images, labels, progress), labels)
         if not loss.total.requires_grad:
@@ -301,8 +259,17 @@ class BatchObjective(nn.Module):
             attacked = objective.attack(model, images, labels, progress)
             self.known = Known(attacked, _draws())
             return objective.loss(model, images, attacked, labels, progress)
-        with _redrawing(known.draws):
+        on_cpu, on_gpu = known.draws  # what the first pass drew after its attack is drawn again
+        with torch.random.fork_rng([] if on_gpu is None else [torch.cuda.current_device()]):
+            torch.set_rng_state(on_cpu)
+            if on_gpu is not None:
+                torch.cuda.set_rng_state(on_gpu)
             return objective.loss(model, images, known.attacked, labels, progress)
+
+
+def _draws() -> tuple[Tensor, Tensor | None]:
+    on_gpu = torch.cuda.is_initialized()
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
 
 
 def checked(objective: Objective, loss: Loss, labels: Tensor) -> Loss:
@@ -311,21 +278,21 @@ def checked(objective: Objective, loss: Loss, labels: Tensor) -> Loss:
     Raises:
         ContractError: the objective gave something else.
     """
-    found = {"": f"a {type(loss).__name__}"}
+    found = f"a {type(loss).__name__}"
     if isinstance(loss, Loss):
-        shapes = {name: getattr(value, "shape", None) for name, value in loss.parts.items()}
-        total, logits = getattr(loss.total, "shape", None), getattr(loss.logits, "shape", None)
-        if total == () and logits and len(logits) == 2 and len(loss.logits) == len(labels):
-            found = {name: "no tensor" for name, shape in shapes.items() if shape is None}
-        else:
-            found = {"total": f"{total}", "logits": f"{logits}"}
-    if not found:
-        return loss
-    told = ", ".join(f"{name} {what}".strip() for name, what in found.items())
+        values = {"total": loss.total, "logits": loss.logits, **loss.parts}
+        shapes = {name: getattr(value, "shape", "no tensor") for name, value in values.items()}
+        total, logits, *_ = shapes.values()
+        wrong = {name: shape for name, shape in shapes.items() if shape == "no tensor"}
+        if total != () or len(logits) != 2 or logits[0] != len(labels):
+            wrong = {"total": total, "logits": logits}
+        if not wrong:
+            return loss
+        found = ", ".join(f"{name} {shape}" for name, shape in wrong.items())
     raise ContractError(
         objective,
         f"objective '{objective.registered_name}' must give Loss(total, logits, parts): tensors of "
-        f"shapes (), ({len(labels)}, classes) and by name (); got {told}.",
+        f"shapes (), ({len(labels)}, classes) and by name (); got {found}.",
     )
 
 
@@ -438,26 +405,3 @@ def _joined(losses: Sequence[Loss], shares: Sequence[float]) -> Loss:
         parts["penalty"] = losses[-1].parts["penalty"]  # stands in the last part only
     total = torch.stack([w * loss.total for w, loss in pairs]).sum()
     return Loss(total, torch.cat([loss.logits for loss in losses]), parts)
-
-
-def _draws() -> tuple[Tensor, Tensor | None]:
-    on_gpu = torch.cuda.is_initialized()
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
-
-
-@contextmanager
-def _redrawing(draws: tuple[Tensor, Tensor | None]) -> Iterator[None]:
-    """Let torch draw for a block what it drew after these states."""
-    before = _draws()
-    _set_draws(draws)
-    try:
-        yield
-    finally:
-        _set_draws(before)
-
-
-def _set_draws(draws: tuple[Tensor, Tensor | None]) -> None:
-    on_cpu, on_gpu = draws
-    torch.set_rng_state(on_cpu)
-    if on_gpu is not None:
-        torch.cuda.set_rng_state(on_gpu)

@@ -17,6 +17,7 @@ def margins(model, method, *, eps=0.1, x=None, y=None):
     return Bounds(model, x).margins(model, x, y, eps=eps, method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_masked", [False, True])
 def test_nothing_goes_stale_while_a_network_trains(of_masked):
     whole = masked("conv_norm", density=0.5) if of_masked else None
@@ -45,6 +46,7 @@ def test_nothing_goes_stale_while_a_network_trains(of_masked):
         model.train()
 
 
+@pytest.mark.slow
 def test_bounds_are_of_the_network_that_is_handed_over():
     """Its normalisation included, which no state dict holds."""
     x, y = images(), labels()
@@ -84,6 +86,7 @@ def test_a_module_that_holds_bounds_has_no_more_parameters():
     assert list(model.modules()) == modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_box_of_one_point_gives_the_margins_themselves(method):
     for name in NETWORKS:

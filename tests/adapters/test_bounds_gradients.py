@@ -17,6 +17,7 @@ def margins(model, method, *, eps=0.1, x=None, y=None):
     return Bounds(model, x).margins(model, x, y, eps=eps, method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TRAINING)
 @pytest.mark.parametrize(
     ("name", "dtype", "step", "close"),
@@ -74,6 +75,7 @@ def test_a_frozen_network_and_optimised_slopes_have_no_gradients(method):
     assert not margins(model, method).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_without_gradients_the_bounds_are_the_same(method):
     model = network("conv_norm")

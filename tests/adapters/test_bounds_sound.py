@@ -35,8 +35,15 @@ def bounds_of(model, x, y, *, eps, methods=METHODS):
     return {m: graph.margins(model, x, y, eps=eps, method=m, iterations=6) for m in methods}
 
 
-@pytest.mark.parametrize("kind", ["dense", "masked", "baked"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "dense") for name in NETWORKS),
+        *((name, "masked") for name in ("conv_norm", "residual", "normalised")),
+        ("conv_norm", "baked"),
+    ],
+)
 def test_no_bound_is_above_the_exact_margin_of_any_class(name, kind):
     whole = None if kind == "dense" else masked(name)
     model = whole.model if whole else network(name)
@@ -53,6 +60,7 @@ def test_no_bound_is_above_the_exact_margin_of_any_class(name, kind):
             assert excess(bound, true, model, x) <= 1e-5, (method, eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 12])
 def test_any_number_of_classes(classes):
     model, x, y = network("conv_norm", classes=classes), images(), labels(3, classes)

@@ -25,6 +25,7 @@ def margins(name):
     return {method: torch.cat(bounds) for method, bounds in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tighter", "looser"), [("alpha_crown", "crown"), ("crown", "crown_ibp"), ("crown_ibp", "ibp")]
 )
@@ -34,6 +35,7 @@ def test_on_average_each_bound_beats_the_next(tighter, looser):
     assert gains.min() > -0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_optimised_slopes_are_never_worse(name):
     gain = margins(name)["alpha_crown"] - margins(name)["crown"]
@@ -58,6 +60,7 @@ def grey(n=3):
     return 0.5 + 0.02 * torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 1.0])
 def test_optimised_slopes_gain_much_where_many_neurons_are_unstable(share):
     model, x, y, eps = unstable(share=share), grey(), labels(), 0.1
@@ -73,6 +76,7 @@ def test_optimised_slopes_gain_much_where_many_neurons_are_unstable(share):
     assert (true - found).mean() < 0.8 * (true - crown).mean()
 
 
+@pytest.mark.slow
 def test_convolutions_with_every_neuron_unstable():
     torch.manual_seed(0)
     convs = (nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Conv2d(3, 3, 2), nn.ReLU())

@@ -32,6 +32,7 @@ def found_by_search(model, x, y, eps, *, starts=120, steps=40):
     return best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_search_goes_below_it_and_a_good_one_comes_to_it(name):
     model, x, y = network(name).double(), images().double(), labels()
@@ -44,6 +45,7 @@ def test_no_search_goes_below_it_and_a_good_one_comes_to_it(name):
     assert drop.mean() > 0.02  # or bounds on it would say nothing
 
 
+@pytest.mark.slow
 def test_it_sees_the_masked_weights():
     x, y, whole = images(), labels(), masked("mlp")
     before = Exact(whole.model, SHAPE).margins(x, y, eps=EPS)

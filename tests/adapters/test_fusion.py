@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustprune.adapters.bounds import Bounds
-from robustprune.adapters.fusion import cross_entropy_bound
 
 
 def network(*sizes, classes=5):
@@ -39,7 +38,7 @@ def worst_seen(model, images, labels, eps):
 @pytest.mark.parametrize("eps", [0.01, 0.2, 1.5])
 def test_no_point_of_the_box_has_a_larger_loss(sizes, eps):
     model, (images, labels) = network(*sizes), data()
-    bound = cross_entropy_bound(Bounds(model, images), model, images, labels, eps=eps)
+    bound = Bounds(model, images).cross_entropy(model, images, labels, eps=eps)
     assert (bound >= worst_seen(model, images, labels, eps) - 1e-5).all()
 
 
@@ -48,7 +47,7 @@ def test_it_closes_on_the_loss_as_the_box_closes():
     clean = F.cross_entropy(model(images), labels, reduction="none")
     bounds = Bounds(model, images)
     gaps = [
-        (cross_entropy_bound(bounds, model, images, labels, eps=eps) - clean).max().item()
+        (bounds.cross_entropy(model, images, labels, eps=eps) - clean).max().item()
         for eps in (1e-2, 1e-3, 1e-4)
     ]
     assert gaps[2] < 1e-3 < gaps[0]
@@ -60,7 +59,7 @@ def test_it_beats_the_margins_in_narrow_boxes_and_loses_in_wide_ones():
     bounds = Bounds(model, images)
 
     def losses(eps):
-        fused = cross_entropy_bound(bounds, model, images, labels, eps=eps)
+        fused = bounds.cross_entropy(model, images, labels, eps=eps)
         both = (
             torch.log1p(torch.exp(-margins).sum(1)).mean()
             for margins in (
@@ -82,7 +81,7 @@ def test_wide_intervals_do_not_overflow():
     model, (images, labels) = network(8), data()
     with torch.no_grad():
         model[-1].weight.mul_(1e4)
-    bound = cross_entropy_bound(Bounds(model, images), model, images, labels, eps=0.5)
+    bound = Bounds(model, images).cross_entropy(model, images, labels, eps=0.5)
     assert bound.isfinite().all()
     bound.mean().backward()
     assert model[1].weight.grad.isfinite().all()

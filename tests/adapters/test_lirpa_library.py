@@ -68,12 +68,14 @@ def run(*cases):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_it_works_whatever_was_imported_before():
     done = run(*(WORKS.format(before=order) for order in ORDERS))
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_names_are_put_back_for_old_versions_only_and_an_import_can_be_tried_again():
     new = """
         import sys
@@ -116,6 +118,7 @@ def test_a_missing_library_is_told_with_the_line_that_installs_it(monkeypatch):
         assert LINE in [line.strip() for line in str(error.value).splitlines()]
 
 
+@pytest.mark.slow
 def test_deep_networks_do_not_reach_pythons_limit_of_recursion():
     torch.manual_seed(0)
     layers = [layer for _ in range(300) for layer in (nn.Linear(2, 2), nn.ReLU())]

@@ -7,8 +7,8 @@ from scipy.integrate import quad
 from scipy.stats import beta, betabinom, norm
 from torch import nn
 
-from robustprune.adapters.sequential import Test as Question
-from robustprune.adapters.sequential import certify_at, settle
+from robustprune.adapters.sequential import RadiusTest as Question
+from robustprune.adapters.sequential import certify_at, decide
 from robustprune.adapters.smoothing import ABSTAIN, ROUND, Smoothed
 
 from .smooth import SHAPE, Halfspace, most_errors
@@ -26,10 +26,10 @@ def simulated(p, seed):
 
 
 def wrong_answers(question, p, count):
-    return sum(settle(question, simulated(p, seed))[0] for seed in range(count))
+    return sum(decide(question, simulated(p, seed))[0] for seed in range(count))
 
 
-@pytest.mark.parametrize("p", [0.5, 0.841, 0.977, 0.9999])
+@pytest.mark.parametrize("p", [0.5, 0.9999])
 @pytest.mark.parametrize(("k", "m"), [(0, 0), (100, 100), (95, 100), (290, 300), (20, 100)])
 def test_the_e_value_is_the_integral_that_defines_it(p, k, m):
     question = Question(z_of(p), 1000, 0.001)
@@ -112,6 +112,7 @@ def test_the_early_test_alone_keeps_its_level():
     assert 0 < wrong <= most_errors(count, question.alpha_early)
 
 
+@pytest.mark.slow
 def test_few_samples_and_the_same_answers_as_with_all_of_them():
     generator = np.random.default_rng(0)
     n, alpha, count = 10_000, 0.001, 300
@@ -127,7 +128,7 @@ def test_few_samples_and_the_same_answers_as_with_all_of_them():
         question, differ, used = Question(z, n, alpha), 0, 0
         for seed in range(count):
             rounds = list(islice(simulated(p[seed], seed), n // ROUND))
-            answer, samples = settle(question, rounds)
+            answer, samples = decide(question, rounds)
             k = int(torch.stack(rounds).sum())
             fixed = k > 0 and beta.ppf(alpha, k, n - k + 1) >= question.p
             differ, used = differ + (answer != fixed), used + samples
@@ -139,14 +140,14 @@ def test_the_last_round_may_be_short():
     question = Question(z_of(0.84), 250, 0.001)
     hits = torch.ones(ROUND, dtype=torch.bool)
     hits[:9] = False
-    answer, samples = settle(question, iter([hits] * 9))
+    answer, samples = decide(question, iter([hits] * 9))
     assert samples == 250
     assert answer == (question.needed <= 250 - 27)
 
 
 def test_an_unreachable_radius_takes_no_samples():
     for z in (5.0, 9.0, 50.0):
-        assert settle(Question(z, 1000, 0.001), iter(())) == (False, 0)
+        assert decide(Question(z, 1000, 0.001), iter(())) == (False, 0)
 
 
 def network():

@@ -6,7 +6,6 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
 from torch import nn
 
-from robustprune.adapters import smoothing
 from robustprune.adapters.smoothing import ABSTAIN, ROUND, Smoothed, lower_confidence_bound
 
 from .smooth import SHAPE, Halfspace, most_errors
@@ -68,14 +67,6 @@ def test_too_close_to_call_abstains_with_radius_zero():
     assert (prediction.item(), radius.item()) == (ABSTAIN, 0.0)
 
 
-def test_predict_is_a_two_sided_test_of_the_top_two():
-    # 61 against 39: probability of at least so far apart is 0.035 under a fair coin
-    tail = 2 * binom.sf(60, 100, 0.5)
-    smoothed = Smoothed(Fixed([1] * 61 + [2] * 39, 4), 4, 0.5)
-    assert smoothed.predict(images(1), n=100, alpha=tail * 1.01).tolist() == [1]
-    assert smoothed.predict(images(1), n=100, alpha=tail * 0.99).tolist() == [ABSTAIN]
-
-
 @pytest.mark.parametrize("num", [1, 99, 100, 101, 250])
 def test_counts_exactly_as_many_samples_as_asked(num):
     counts = Smoothed(classifier(), 4, 0.5).sample_under_noise(images(3), num, "estimation")
@@ -89,7 +80,7 @@ def test_more_samples_begin_with_the_same_ones():
     assert (few <= many).all()
 
 
-@pytest.mark.parametrize("purpose", ["selection", "estimation", "prediction"])
+@pytest.mark.parametrize("purpose", ["selection", "estimation"])
 def test_noise_is_gaussian_and_not_clipped(purpose):
     class Recorder(nn.Module):
         seen = ()
@@ -110,11 +101,9 @@ def test_noise_is_gaussian_and_not_clipped(purpose):
 def test_selection_and_estimation_have_independent_noise():
     rounds = {
         purpose: next(Smoothed(classifier(), 4, 1.0).rounds(images(1)[0], purpose))
-        for purpose in ("selection", "estimation", "prediction")
+        for purpose in ("selection", "estimation")
     }
     assert not torch.equal(rounds["selection"], rounds["estimation"])
-    assert not torch.equal(rounds["selection"], rounds["prediction"])
-    assert not torch.equal(rounds["estimation"], rounds["prediction"])
 
 
 def test_an_image_does_not_know_its_batch():
@@ -167,7 +156,6 @@ def test_samples_without_finite_logits_count_against(bad):
     smoothed = Smoothed(Broken(), 3, 0.5)
     assert smoothed.sample_under_noise(images(1), 1000, "estimation").tolist() == [[0, 500, 0, 500]]
     assert smoothed.certify(images(1), n0=100, n=1000, alpha=0.01).prediction.item() == ABSTAIN
-    assert smoothed.predict(images(1), n=1000, alpha=0.01).item() == ABSTAIN
 
 
 def test_a_network_of_nan_certifies_nothing():
@@ -178,7 +166,6 @@ def test_a_network_of_nan_certifies_nothing():
     smoothed = Smoothed(Nan(), 3, 0.5)
     prediction, radius = smoothed.certify(images(2), n0=100, n=1000, alpha=0.01)
     assert (prediction.tolist(), radius.tolist()) == ([ABSTAIN] * 2, [0.0] * 2)
-    assert smoothed.predict(images(2), n=1000, alpha=0.01).tolist() == [ABSTAIN] * 2
 
 
 def test_the_network_is_used_in_eval_mode_without_gradients_and_left_as_found():
@@ -218,21 +205,9 @@ def test_radii_are_too_large_at_most_as_often_as_alpha_says(distance):
     assert wrong > 0  # or this test could not fail
 
 
-def test_predictions_are_wrong_at_most_as_often_as_alpha_says():
-    model, count, alpha = Halfspace(), 600, 0.1
-    x = model.at(torch.full((count,), 0.002, dtype=torch.float64))  # pA = 0.503
-    prediction = Smoothed(model, 2, 0.25).predict(x, n=200, alpha=alpha)
-    wrong = int((prediction == 0).sum())
-    assert 0 < wrong <= most_errors(count, alpha)
-
-
 def test_bounds_over_simulated_counts_err_at_most_as_often_as_alpha_says():
     count, alpha = 5000, 0.05
     for p in (0.5, 0.84, 0.977):
         counts = torch.from_numpy(binom.rvs(400, p, size=count, random_state=1))
         wrong = int((lower_confidence_bound(counts, 400, alpha) > p).sum())
         assert 0 < wrong <= most_errors(count, alpha)
-
-
-def test_the_module_needs_no_torch():
-    assert "torch" not in vars(smoothing)

@@ -53,6 +53,7 @@ def test_perturb_is_the_library_s_own_result(batch, attack, arguments):
     assert not found.requires_grad
 
 
+@pytest.mark.slow
 def test_autoattack_is_the_library_s_own_result_for_its_number_of_steps(batch):
     images, labels = batch
     model = network().eval()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from robustprune.models.normalize import Normalized
+from robustprune.models.factory import Normalized
 from tests.masks import pruned
 
 SHAPE = (2, 3, 3)

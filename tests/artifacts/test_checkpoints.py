@@ -60,10 +60,7 @@ def prefixed(state, prefix):
 
 # Wrappers and containers
 
-PREFIXES = [
-    *("model.", "module.1.", "net.", "backbone.", "module.model.", "_orig_mod.", "encoder.net.0."),
-    *("module._orig_mod.", "a.b.c.d.e.", "1."),
-]
+PREFIXES = ["", "module.", "backbone.", "module._orig_mod.", "a.b.c.d.e.", "1."]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -117,19 +114,19 @@ def test_an_averaged_model_and_data_parallel_are_read(tmp_path):
 def test_two_networks_in_one_file_are_not_guessed_at(tmp_path):
     one, other = network().state_dict(), create_model(**BN).state_dict()
     both = {**prefixed(one, "student."), **prefixed(other, "teacher.")}
-    with pytest.raises(UsageError, match=r"is not of this architecture.*begin with '"):
+    with pytest.raises(UsageError, match=r"is not of this architecture"):
         load_model(written(tmp_path, both), **BN)
 
 
 # Duplicates and aliases
 
 
+@pytest.mark.slow
 def test_a_stage_that_trades_never_uses_is_left_out(tmp_path):
     state = network(WIDE).state_dict()
     twice = {n.replace("block1", "sub_block1"): t for n, t in state.items() if "block1" in n}
-    for prefix in ("", "module.", "model."):
-        path = written(tmp_path, prefixed({**state, **twice}, prefix))
-        same(read_model(path, WIDE).model, network(WIDE), WIDE)
+    path = written(tmp_path, prefixed({**state, **twice}, "module."))
+    same(read_model(path, WIDE).model, network(WIDE), WIDE)
 
 
 def torchvisions(state):
@@ -137,12 +134,14 @@ def torchvisions(state):
     return {".".join(aliases.get(p, p) for p in name.split(".")): t for name, t in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module.", "model.0."])
 def test_torchvisions_names_of_a_resnet_are_ours(tmp_path, prefix):
     path = written(tmp_path, prefixed(torchvisions(network(RESNET).state_dict()), prefix))
     same(load_model(path, **RESNET), network(RESNET), RESNET)
 
 
+@pytest.mark.slow
 def test_the_names_of_cifar_code_are_torchvisions_and_timms(tmp_path):
     timms = {
         "name": "resnet18",
@@ -160,6 +159,7 @@ def test_the_names_of_cifar_code_are_torchvisions_and_timms(tmp_path):
     same(load_model(written(tmp_path, renamed), **timms), model, timms)
 
 
+@pytest.mark.slow
 def test_torchvisions_own_resnets_and_vggs_are_timms(tmp_path):
     torchvision = pytest.importorskip("torchvision")
     identity = {"mean": [0.0] * 3, "std": [1.0] * 3, "num_classes": 10, "in_chans": 3}
@@ -169,6 +169,7 @@ def test_torchvisions_own_resnets_and_vggs_are_timms(tmp_path):
         same(load_model(path, name=name, **identity), made, identity)
 
 
+@pytest.mark.slow
 def test_a_stem_of_another_shape_is_refused(tmp_path):
     timms = create_model("resnet18", num_classes=10).backbone.state_dict()
     with pytest.raises(UsageError, match=r"conv1\.weight has shape \(64, 3, 7, 7\)"):
@@ -262,6 +263,19 @@ def test_weight_and_spectral_normalisation_are_computed(tmp_path, normalise):
         same(load_model(path, **BN), model.eval())
 
 
+@pytest.mark.parametrize("part", ["weight_g", "weight_v"])
+@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: t[None], lambda t: t * 1j])
+def test_parts_of_a_weight_that_do_not_fit_each_other_are_refused(tmp_path, part, change):
+    model = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(model[-1])
+    state = model.state_dict()
+    state[f"9.{part}"] = change(state[f"9.{part}"]).contiguous()
+    with pytest.raises(UsageError, match="does not fit model"):
+        load_model(written(tmp_path, state), **BN)
+
+
 def test_a_parametrization_that_the_file_does_not_describe_is_refused(tmp_path):
     model = network()
     parametrizations.orthogonal(model[-1])
@@ -279,7 +293,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
-@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (1, 3, 1, 1)], ids=str)
 def test_statistics_under_any_name_are_held_against_the_models(tmp_path, names, shape):
     mean, std = [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]
     said = {n: torch.tensor(v).view(shape) for n, v in zip(names, (mean, std), strict=True)}
@@ -314,24 +328,18 @@ def test_what_remains_is_refused_with_prefix_and_nearest_names(tmp_path):
     assert "Nearest to what is missing: 9.weight (module.head.weigth)." in text
 
 
-def test_another_network_s_names_are_shown_by_what_they_have_in_common(tmp_path):
-    other = {f"encoder.stage.{n}.kernel": torch.ones(2) for n in range(4)}
-    with pytest.raises(UsageError, match=r"left over begin with 'encoder\.stage'"):
-        load_model(written(tmp_path, other), **BN)
-
-
 # The same for the reference's importer
 
 
-@pytest.mark.parametrize("prefix", ["model.", "module.1.", "net._orig_mod."])
+@pytest.mark.parametrize("prefix", ["model.", "net._orig_mod."])
 @pytest.mark.parametrize("scores", [True, False])
-def test_the_importer_of_hydra_sees_through_the_same(tmp_path, prefix, scores):
-    arch = "wrn_28_4" if (scores, prefix) == (True, "model.") else "cifar_model"
+@pytest.mark.parametrize("arch", ["cifar_model", pytest.param("wrn_28_4", marks=pytest.mark.slow)])
+def test_the_importer_of_hydra_sees_through_the_same(tmp_path, prefix, scores, arch):
     made = Reference(arch, {"num_classes": 10, **REFERENCES[arch]})
     state = prefixed(made.state(scores=scores, density=0.1), prefix)
     path = tmp_path / "a.pth.tar"
     torch.save({"arch": arch, "model_state": state}, path)
-    saved = read_hydra(path, density=0.1)
+    saved = read_hydra(path, density=0.1 if scores else None)
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         found = saved.model(images)

@@ -9,25 +9,22 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from robustprune.artifacts.container import KEY
-from robustprune.artifacts.dense import save_model
-from robustprune.artifacts.exports import export
-from robustprune.artifacts.reading import load_model, read_metadata, read_model
-from robustprune.artifacts.saved import SavedModel
-from robustprune.artifacts.sealed import read_sealed, write_sealed
+from robustprune.artifacts import backends
+from robustprune.artifacts.checksummed import KEY, ModelFile, write_checksummed
+from robustprune.artifacts.reading import load_model, read_model
 from robustprune.errors import UsageError
-from tests.artifacts.nets import DIGITS, document, pruned
+from tests.artifacts.nets import DIGITS, flipped, pruned, saved, saved_to
 from tests.artifacts.planted import Planted
 
 
 def rewritten(path: Path, change) -> None:
     """The same file with other tensors."""
-    metadata, tensors = read_sealed(path)
+    metadata, tensors = ModelFile(path).checksummed()
     change(tensors)
-    write_sealed(path, tensors, metadata)
+    write_checksummed(path, tensors, metadata)
 
 
-@pytest.mark.parametrize("read", [read_model, load_model, read_metadata])
+@pytest.mark.parametrize("read", [read_model, load_model])
 def test_a_missing_file_is_named(tmp_path, read):
     with pytest.raises(UsageError, match=r"there is no model file .*none\.safetensors"):
         read(tmp_path / "none.safetensors")
@@ -52,39 +49,36 @@ def test_a_file_with_something_behind_it_is_refused(path):
         read_model(path)
 
 
-def flipped(data: bytes, bit: int) -> bytes:
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
 def written(folder: Path, format: str) -> Path:
-    saved = SavedModel(*pruned(), document())
     if format == "run":
-        save_model(folder / "a.safetensors", saved.model, masks=saved.masks, metadata=document())
-        return folder / "a.safetensors"
-    path = folder / ("a.onnx" if format == "onnx" else "a.safetensors")
-    if format == "onnx":
-        pytest.importorskip("onnxscript", reason="pip install 'robustprune[onnx]'")
-    return export(saved, path, format=format).path
+        return saved_to(folder / "a.safetensors", saved())
+    backend = backends.create(format)
+    for library in backend.libraries:
+        pytest.importorskip(library, reason=backend.install)
+    path = folder / f"a{backend.suffixes[0]}"
+    backend.export(saved(), path)
+    return path
 
 
-@pytest.mark.parametrize("format", ["run", "dense", "onnx"])  # packed: test_packed_damaged.py
+@pytest.mark.parametrize(
+    "format", ["run", "dense", pytest.param("onnx", marks=pytest.mark.slow)]
+)  # packed: test_packed_damaged.py
 def test_any_flipped_bit_is_refused(tmp_path, format):
     path = written(tmp_path, format)
     data = path.read_bytes()
-    head = range(0, 8 * 1500, 41)
-    for bit in [*head, *random.Random(0).sample(range(8 * len(data)), 200), 8 * len(data) - 1]:
+    head = range(0, 8 * 1500, 97)
+    for bit in [*head, *random.Random(0).sample(range(8 * len(data)), 60), 8 * len(data) - 1]:
         path.write_bytes(flipped(data, bit))
         with pytest.raises(UsageError):
             read_model(path)
 
 
 def test_a_flipped_bit_in_a_zip_of_torch_is_refused_or_changes_no_weight(tmp_path):
-    saved, path = SavedModel(*pruned(), document()), tmp_path / "a.pt"
-    data = export(saved, path, format="dense").path.read_bytes()
+    network, path = saved(), tmp_path / "a.pt"
+    backends.create("dense").export(network, path)
+    data = path.read_bytes()
     refused = 0
-    bits = random.Random(0).sample(range(8 * len(data)), 300)
+    bits = random.Random(0).sample(range(8 * len(data)), 150)
     for bit in bits:
         path.write_bytes(flipped(data, bit))
         try:
@@ -92,7 +86,7 @@ def test_a_flipped_bit_in_a_zip_of_torch_is_refused_or_changes_no_weight(tmp_pat
         except UsageError:
             refused += 1
         else:  # it hit a date, or the padding between two records
-            for name, tensor in saved.model.state_dict().items():
+            for name, tensor in network.model.state_dict().items():
                 assert torch.equal(weights[name], tensor)
     assert refused > 0.9 * len(bits)
 
@@ -113,12 +107,11 @@ PYTHONS = (
 
 
 @pytest.mark.parametrize(("write", "open_it"), [TORCHS, PYTHONS], ids=["torch", "python"])
-@pytest.mark.parametrize("read", [load_model, read_metadata])
-def test_a_pickle_in_disguise_is_never_opened(tmp_path, write, open_it, read):
+def test_a_pickle_in_disguise_is_never_opened(tmp_path, write, open_it):
     file, target = tmp_path / "model.safetensors", tmp_path / "planted"
     write(Planted(target), file)
     with pytest.raises(UsageError, match="pickles can run code"):
-        read(file)
+        read_model(file)
     assert not target.exists()
     open_it(file)  # it would have worked
     assert target.exists()
@@ -128,9 +121,8 @@ def test_a_pickle_in_disguise_is_never_opened(tmp_path, write, open_it, read):
 def test_a_foreign_safetensors_file_is_refused(tmp_path, metadata):
     file = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.ones(2)}, file, metadata=metadata)
-    for read in (read_model, read_metadata):
-        with pytest.raises(UsageError, match="not one of robustprune's"):
-            read(file)
+    with pytest.raises(UsageError, match="does not name an architecture"):
+        read_model(file)
 
 
 @pytest.mark.parametrize(
@@ -166,38 +158,31 @@ def test_metadata_that_is_no_json_mapping_is_refused(tmp_path, text):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("format", ["run", "dense", "packed"])
-def test_metadata_of_other_types_than_is_written_is_refused(tmp_path, format, key, wrong):
-    saved, path = SavedModel(*pruned(), {**document(), key: wrong}), tmp_path / "a.safetensors"
-    if format == "run":
-        save_model(path, saved.model, masks=saved.masks, metadata=saved.metadata)
-    else:
-        export(saved, path, format=format)
-    for read in (read_model, read_metadata):
+def test_metadata_of_other_types_than_is_written_is_refused(tmp_path, key, wrong):
+    network, path = saved(), tmp_path / "a.safetensors"
+    network.metadata[key] = wrong
+    for format in ("run", "dense", "packed"):
+        if format == "run":
+            saved_to(path, network)
+        else:
+            backends.create(format).write(network, path)
         with pytest.raises(UsageError, match=f"is damaged: in its metadata, {key}"):
-            read(path)
+            read_model(path)
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
         [],
-        "cnn",
         {},
-        {"model": None},
-        {"model": "cnn_digits"},
         {"model": {}},
         {"model": {"name": 5}},
         {"model": {"name": "cnn_digit"}},
         {"model": {"name": "hf-hub:someone/something"}},
         {"model": {**DIGITS, "checkpoint_path": "weights.pt"}},
-        {"model": {**DIGITS, "pretrained": True}},
         {"model": {**DIGITS, "colour": "red"}},
         {"model": {**DIGITS, "num_classes": "ten"}},
         {"model": {**DIGITS, "num_classes": -1}},
-        {"model": {"name": "resnet18_cifar", "num_classes": -1}},
-        {"model": {"name": "resnet18_cifar", "num_classes": "ten"}},
-        {"model": {**DIGITS, "in_chans": "one"}},
         {"model": {**DIGITS, "image_size": "8"}},
         {"model": {**DIGITS, "mean": 1}},
         {"model": {**DIGITS, "std": ["a"]}},
@@ -207,7 +192,7 @@ def test_metadata_of_other_types_than_is_written_is_refused(tmp_path, format, ke
 def test_metadata_that_names_no_architecture_is_refused(tmp_path, metadata):
     file = tmp_path / "model.safetensors"
     if isinstance(metadata, dict):
-        write_sealed(file, {"weight": torch.ones(2)}, metadata)
+        write_checksummed(file, {"weight": torch.ones(2)}, metadata)
     else:
         save_file({"weight": torch.ones(2)}, file, metadata={KEY: json.dumps(metadata)})
     with pytest.raises(UsageError):

@@ -3,14 +3,12 @@
 import pytest
 import torch
 
-from robustprune.artifacts.hydra import ARCHITECTURES, architecture_name, read_hydra, reference_mask
+from robustprune.artifacts.hydra import ARCHITECTURES, read_hydra, reference_mask
 from robustprune.errors import UsageError
-from robustprune.models.factory import default_normalisation
+from robustprune.models.factory import normalisation
 from tests.artifacts.checkpoints import Reference
 from tests.artifacts.planted import Planted
 
-ISSUE = ["vgg16_bn", "wrn_28_4", "resnet18", "cifar_model", "cifar_model_large"]
-OTHERS = ["mnist_model", "mnist_model_large", "ResNet50"]
 _MADE: dict[str, Reference] = {}
 
 
@@ -33,31 +31,24 @@ def assert_equal_logits(saved, arch: str, density: float) -> None:
     assert torch.allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-CASES = [*((arch, 0.1) for arch in [*ISSUE, *OTHERS]), ("cifar_model", 0.01)]
+LARGE = [("vgg16_bn", False), ("wrn_28_4", True), ("resnet18", False), ("ResNet50", True)]
+CASES = [("cifar_model", 0.1, scores) for scores in (True, False)]
+CASES += [("cifar_model", 0.01, True), ("mnist_model", 0.1, False)]
+CASES += [pytest.param(arch, 0.1, scores, marks=pytest.mark.slow) for arch, scores in LARGE]
 
 
-@pytest.mark.parametrize(("arch", "density"), CASES)
-def test_both_kinds_of_checkpoint_give_the_reference_s_logits(tmp_path, arch, density):
-    for scores in (True, False):
-        path = reference(arch).write(tmp_path / "a.pth.tar", density=density, scores=scores)
-        saved = read_hydra(path, arch=arch, density=density)
-        assert_equal_logits(saved, arch, density)
-        for name, mask in saved.masks.items():
-            expected = reference(arch).mask(name.removeprefix("backbone."), density)
-            if not scores:  # a kept weight may be 0 by chance
-                expected &= reference(arch).layers[name.removeprefix("backbone.")].weight != 0
-            assert torch.equal(mask, expected)
-            pruned = saved.model.state_dict()[name][~mask]
-            assert not pruned.view(torch.int32).any()  # +0.0, where the reference has -0.0
-
-
-def test_the_widest_network(tmp_path):
-    path = reference("wrn_28_10").write(tmp_path / "a.pth.tar", prefix="module.")
-    _MADE.pop("wrn_28_10")  # 150 MB
-    saved = read_hydra(path, density=0.1)
-    assert saved.metadata["model"]["name"] == "wrn_28_10"
-    kept = sum(int(mask.sum()) for mask in saved.masks.values())
-    assert kept == pytest.approx(3_646_000, rel=0.001)
+@pytest.mark.parametrize(("arch", "density", "scores"), CASES)
+def test_both_kinds_of_checkpoint_give_the_reference_s_logits(tmp_path, arch, density, scores):
+    path = reference(arch).write(tmp_path / "a.pth.tar", density=density, scores=scores)
+    saved = read_hydra(path, arch=arch, density=density if scores else None)
+    assert_equal_logits(saved, arch, density)
+    for name, mask in saved.masks.items():
+        expected = reference(arch).mask(name.removeprefix("backbone."), density)
+        if not scores:  # a kept weight may be 0 by chance
+            expected &= reference(arch).layers[name.removeprefix("backbone.")].weight != 0
+        assert torch.equal(mask, expected)
+        pruned = saved.model.state_dict()[name][~mask]
+        assert not pruned.view(torch.int32).any()  # +0.0, where the reference has -0.0
 
 
 @pytest.mark.parametrize("scores", [True, False])
@@ -65,10 +56,11 @@ def test_the_widest_network(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_formats_and_wrappers(tmp_path, prefix, zipped, scores):
     path = reference().write(tmp_path / "a.pth.tar", prefix=prefix, zipped=zipped, scores=scores)
-    assert_equal_logits(read_hydra(path, density=0.1), "cifar_model", 0.1)
+    density = 0.1 if scores else None
+    assert_equal_logits(read_hydra(path, density=density), "cifar_model", 0.1)
 
 
-@pytest.mark.parametrize("density", [0.1, 0.01, 0.07, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("density", [0.01, 0.07, 0.5, 1.0])
 def test_the_reference_s_rule_by_hand(density):
     scores = torch.tensor([[3.0, -1.0, 2.0], [-5.0, 0.5, -0.25]])
     kept = 6 - int((1 - density) * 6)
@@ -91,12 +83,10 @@ def test_zeros_are_taken_as_they_are_without_a_density(tmp_path):
     assert_equal_logits(saved, "cifar_model", 0.05)
 
 
-def test_more_zeros_than_the_density_asks_for_are_refused(tmp_path):
+def test_a_density_beside_zeros_would_be_of_no_effect(tmp_path):
     path = reference().write(tmp_path / "a.pth.tar", density=0.1, scores=False)
-    with pytest.raises(UsageError, match=r"zeros of .* where density 0\.5 asks for"):
-        read_hydra(path, density=0.5)
-    with pytest.raises(UsageError, match=r"zeros of .* where density 0\.11 asks for"):
-        read_hydra(path, density=0.11)
+    with pytest.raises(UsageError, match=r"its zeros say .* Leave --density out"):
+        read_hydra(path, density=0.1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -105,7 +95,7 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path, value):
     state["0.popup_scores"] = state["0.popup_scores"].clone()
     state["0.popup_scores"][0, 0, 0, 0] = value
     path = reference().write(tmp_path / "a.pth.tar", state_dict=state)
-    with pytest.raises(UsageError, match=r"0\.weight has scores that are no numbers"):
+    with pytest.raises(UsageError, match=r"scores that do not fit .*0\.weight is not finite"):
         read_hydra(path, density=0.1)
 
 
@@ -116,11 +106,11 @@ def test_scores_of_other_types_are_refused(tmp_path, change):
     state = reference().state(scores=True, density=0.1)
     state["0.popup_scores"] = change(state["0.popup_scores"])
     path = reference().write(tmp_path / "a.pth.tar", state_dict=state)
-    with pytest.raises(UsageError, match=r"no numbers|no plain tensors"):
+    with pytest.raises(UsageError, match=r"0\.weight is of type|no plain tensors"):
         read_hydra(path, density=0.1)
 
 
-@pytest.mark.parametrize("best", [float("nan"), float("inf"), torch.tensor(51.0), [1]])
+@pytest.mark.parametrize("best", [float("nan"), torch.tensor(51.0), [1]])
 def test_what_is_no_number_is_not_repeated(tmp_path, best):
     path = reference().write(tmp_path / "a.pth.tar", best_prec1=best)
     imported = read_hydra(path, density=0.1).metadata["imported"]
@@ -152,16 +142,18 @@ def test_classes_are_counted(tmp_path):
 
 
 def test_imagenet_s_statistics_are_the_usual_ones():
-    mean, std = default_normalisation("resnet50", 3)
+    mean, std = normalisation("resnet50", 3)
     assert (ARCHITECTURES["ResNet50"]["mean"], ARCHITECTURES["ResNet50"]["std"]) == (mean, std)
 
 
-def test_names_are_the_reference_s_or_ours():
-    assert architecture_name("cnn_small") == "cifar_model"
-    assert architecture_name("vgg16_bn_cifar") == "vgg16_bn"
-    assert architecture_name("wrn_28_4") == "wrn_28_4"
+def test_names_are_the_reference_s_or_ours(tmp_path):
+    path = reference().write(tmp_path / "a.pth.tar")
+    for arch in ("cnn_small", "cifar_model"):
+        assert (
+            read_hydra(path, arch=arch, density=0.1).metadata["imported"]["arch"] == "cifar_model"
+        )
     with pytest.raises(UsageError, match=r"--arch wrn_28_3 cannot be imported. Did you mean 'wrn_"):
-        architecture_name("wrn_28_3")
+        read_hydra(path, arch="wrn_28_3", density=0.1)
 
 
 def without(name):
@@ -183,9 +175,9 @@ def scores_of_nothing(state):
     ("change", "message"),
     [
         (without("0.weight"), "0.weight is missing"),
-        (without("0.popup_scores"), "0.weight has no scores"),
-        (shape_of_scores, "0.weight has misshapen scores"),
-        (scores_of_nothing, "1.weight is no layer"),
+        (without("0.popup_scores"), "scores that do not fit its layers: 0.weight is missing"),
+        (shape_of_scores, "scores that do not fit its layers: 0.weight has shape"),
+        (scores_of_nothing, "scores that do not fit .*1.weight is not of this architecture"),
     ],
 )
 def test_a_state_dict_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -207,11 +199,6 @@ def test_a_state_dict_that_does_not_fit_is_refused(tmp_path, change, message):
         ({"arch": torch.ones(1)}, {"density": 0.1}, "name it with --arch"),
         ({"arch": "vgg11"}, {"density": 0.1}, "--arch vgg11 cannot be imported"),
         ({"arch": "vgg16_bn"}, {"density": 0.1}, "does not fit model 'vgg16_bn_cifar'"),
-        (
-            {"scores": False, "density": 0.5},
-            {"density": 0.49},
-            "has 384 zeros of 768 .* asks for 391",
-        ),
         ({"state_dict": {"0.weight": torch.ones(2)}}, {"density": 0.1}, "holds no linear layer"),
     ],
     ids=str,

@@ -1,5 +1,6 @@
 """A packed file that is not whole, not ours, or of another network is refused."""
 
+import hashlib
 import json
 import math
 import random
@@ -11,51 +12,52 @@ import zstandard
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from robustprune.artifacts import packed
-from robustprune.artifacts.container import KEY
-from robustprune.artifacts.packed import read_packed, save_packed
-from robustprune.artifacts.reading import read_metadata, read_model
-from robustprune.artifacts.saved import SavedModel
+from robustprune.artifacts.backends.packed import STREAMS, Packed
+from robustprune.artifacts.checksummed import KEY, canonical
+from robustprune.artifacts.reading import read_model
 from robustprune.errors import UsageError
-from tests.artifacts.nets import DIGITS, document, header, pruned
+from tests.artifacts.nets import DIGITS, document, flipped, header, saved
 
 
 @pytest.fixture
 def path(tmp_path) -> Path:
     file = tmp_path / "net.safetensors"
-    save_packed(file, SavedModel(*pruned(), document()))
+    Packed().write(saved(), file)
     return file
 
 
 def test_any_flipped_bit_is_refused(path):
     data = path.read_bytes()
     head = range(8 * (8 + len(header(path))))
-    body = random.Random(0).sample(range(head[-1] + 1, 8 * len(data)), 300)
-    for bit in [*head[::3], *body]:
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+    body = random.Random(0).sample(range(head[-1] + 1, 8 * len(data)), 100)
+    for bit in [*head[::11], *body]:
+        path.write_bytes(flipped(data, bit))
         with pytest.raises(UsageError):
             read_model(path)
 
 
-@pytest.mark.parametrize("length", [0, 7, 100, 1000, -1])
+@pytest.mark.parametrize("length", [0, 7, 1000, -1])
 def test_a_truncated_file_is_refused(path, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UsageError, match="not a whole safetensors file"):
         read_model(path)
 
 
-def resealed(path: Path, change) -> None:
+def seal(frames: dict[str, bytes], version: int = 1) -> str:
+    digest = hashlib.sha256(b"".join(frames[name] for name in STREAMS)).hexdigest()
+    return canonical({"format": "packed", "sha256": digest, "version": version})
+
+
+def resealed(path: Path, change, version: int = 1) -> None:
     """The same file with another manifest, and a digest that fits it."""
     with safe_open(path, framework="pt") as file:
-        frames = {name: file.get_tensor(name).numpy().tobytes() for name in packed._STREAMS}
+        frames = {name: file.get_tensor(name).numpy().tobytes() for name in STREAMS}
     manifest = json.loads(zstandard.decompress(frames["manifest"]))
     change(manifest, frames)
     if "manifest" not in change.__annotations__:
         frames["manifest"] = zstandard.compress(json.dumps(manifest).encode())
     tensors = {n: torch.frombuffer(bytearray(f), dtype=torch.uint8) for n, f in frames.items()}
-    save_file(tensors, path, metadata={KEY: packed._seal(frames)})
+    save_file(tensors, path, metadata={KEY: seal(frames, version)})
 
 
 # the second tensor is 0.weight, which is pruned
@@ -94,7 +96,7 @@ def too_many_values(manifest, frames):
 
 
 def a_huge_shape(manifest, frames):
-    manifest["tensors"][1]["shape"] = [10**9, 10**9]
+    manifest["tensors"][1]["shape"] = [10**18, 10**18]
 
 
 def no_shape(manifest, frames):
@@ -202,9 +204,8 @@ def test_a_manifest_of_gibberish_is_refused(path):
         frames["manifest"] = zstandard.compress(b"{")
 
     resealed(path, gibberish)
-    for read in (read_model, read_metadata):
-        with pytest.raises(UsageError, match="is damaged"):
-            read(path)
+    with pytest.raises(UsageError, match="is damaged"):
+        read_model(path)
 
 
 def test_nothing_is_decompressed_beyond_what_the_network_takes(path):
@@ -216,29 +217,24 @@ def test_nothing_is_decompressed_beyond_what_the_network_takes(path):
         read_model(path)
 
 
-def test_a_manifest_that_would_fill_the_memory_is_refused(path, monkeypatch):
-    monkeypatch.setattr(packed, "_MOST_MANIFEST", 100)
+def test_a_manifest_that_would_fill_the_memory_is_refused(path):
+    def longer(manifest: None, frames) -> None:
+        frames["manifest"] = zstandard.compress(bytes(2**23))
+
+    resealed(path, longer)
     with pytest.raises(UsageError, match=r"its manifest would have \d+ bytes"):
         read_model(path)
 
 
-def test_a_later_version_is_named(path, monkeypatch):
-    monkeypatch.setattr(packed, "VERSION", 2)
-    save_packed(path, SavedModel(*pruned(), document()))
-    monkeypatch.undo()
+def test_a_later_version_is_named(path):
+    resealed(path, lambda manifest, frames: None, version=2)
     with pytest.raises(UsageError, match="version 2 of the format, and this robustprune reads"):
         read_model(path)
 
 
-def test_other_files_are_no_packed_ones(tmp_path):
-    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", metadata={KEY: "{}"})
-    with pytest.raises(UsageError, match="is no packed file"):
-        read_packed(tmp_path / "a.safetensors")
-
-
 def test_streams_of_another_type_are_refused(tmp_path):
-    streams = {name: torch.ones(2) for name in packed._STREAMS}
-    seal = json.dumps({"format": "packed", "sha256": "", "version": 1})
-    save_file(streams, tmp_path / "a.safetensors", metadata={KEY: seal})
-    with pytest.raises(UsageError, match="its streams are no bytes"):
-        read_model(tmp_path / "a.safetensors")
+    document = json.dumps({"format": "packed", "sha256": "", "version": 1})
+    for streams in ({name: torch.ones(2) for name in STREAMS}, {"a": torch.ones(1)}):
+        save_file(streams, tmp_path / "a.safetensors", metadata={KEY: document})
+        with pytest.raises(UsageError, match="its streams are no bytes"):
+            read_model(tmp_path / "a.safetensors")

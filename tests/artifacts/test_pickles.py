@@ -66,14 +66,9 @@ def test_a_whole_module_is_refused(tmp_path):
 
 
 @FORMATS
-@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0, 0.5, 0.95])
 def test_a_truncated_file_is_refused(tmp_path, zipped, share):
     path = write(tmp_path / "a.pt", {"weight": torch.rand(1000)}, zipped=zipped)
     os.truncate(path, int(share * path.stat().st_size))
     with pytest.raises(UsageError, match=r"is not a whole file of torch.save"):
         read_pickle(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match="there is no model file"):
-        read_pickle(tmp_path / "none.pt")

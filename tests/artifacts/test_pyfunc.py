@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import robustprune as rp
-from robustprune.artifacts.dense import save_model
 from robustprune.artifacts.pyfunc import _load_pyfunc
+from robustprune.artifacts.saved import save_model
 from robustprune.errors import UsageError
 
 
@@ -53,6 +53,7 @@ def test_code_that_cannot_be_imported_is_told_where_it_is_needed(tmp_path: Path)
         _load_pyfunc(str(path))
 
 
+@pytest.mark.slow
 def test_loading_needs_no_mlflow() -> None:
     code = "import sys, robustprune.artifacts.pyfunc; print('mlflow' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,7 +4,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robustprune.artifacts.reading import load_model, read_model
-from robustprune.artifacts.state_dict import read_state_dict, read_tensors
 from robustprune.errors import UsageError
 from tests.artifacts.nets import ARCHITECTURES, DIGITS, pruned
 
@@ -31,29 +30,19 @@ def assert_holds(model: nn.Module, tensors) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.pth.tar", "net.bin", "net.safetensors"])
+@pytest.mark.parametrize("name", ["net.pt", "net.pth.tar", "net.safetensors"])
 def test_a_plain_state_dict_is_read_into_a_named_architecture(tmp_path, name):
     path, tensors = written(tmp_path, state(), name), state()
-    saved = read_state_dict(path, BN)
+    saved = read_model(path, BN)
     assert_holds(saved.model, tensors)
     assert (saved.masks, saved.metadata, saved.model.training) == ({}, {"model": BN}, False)
     assert_holds(load_model(path, **BN), tensors)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
-)
-def test_checkpoints_and_wrappers_prefixes_are_seen_through(tmp_path, key, prefix):
-    wrapped = {f"{prefix}{name}": tensor for name, tensor in state().items()}
-    path = written(tmp_path, {"epoch": 3, key: wrapped})
-    assert_holds(read_state_dict(path, BN).model, state())
-
-
 def test_counters_of_batches_may_be_missing(tmp_path):
     tensors = {k: v for k, v in state().items() if "num_batches" not in k}
     path = written(tmp_path, tensors)
-    found = read_state_dict(path, BN).model.state_dict()
+    found = read_model(path, BN).model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
@@ -61,15 +50,15 @@ def test_a_normalising_network_takes_the_names_of_its_backbone_alone(tmp_path):
     whole = state(NORMALISED)
     bare = {name.removeprefix("backbone."): tensor for name, tensor in whole.items()}
     for tensors in (whole, bare):
-        assert_holds(read_state_dict(written(tmp_path, tensors), NORMALISED).model, whole)
+        assert_holds(read_model(written(tmp_path, tensors), NORMALISED).model, whole)
 
 
 def test_a_state_dict_that_normalises_otherwise_is_refused(tmp_path):
     said = {"normalize.mean": torch.tensor([0.5]), "normalize.std": torch.tensor([0.25])}
     path = written(tmp_path, state(NORMALISED) | said)
-    assert_holds(read_state_dict(path, NORMALISED).model, state(NORMALISED))
+    assert_holds(read_model(path, NORMALISED).model, state(NORMALISED))
     with pytest.raises(UsageError, match=r"normalises by normalize\.std \[0\.25\].*\[0\.5\]"):
-        read_state_dict(path, {**NORMALISED, "std": [0.5]})
+        read_model(path, {**NORMALISED, "std": [0.5]})
 
 
 def test_every_difference_is_listed(tmp_path):
@@ -77,7 +66,7 @@ def test_every_difference_is_listed(tmp_path):
     tensors["more.weight"] = tensors.pop("9.bias")
     tensors["0.weight"] = tensors["0.weight"][:, :1].clone()
     with pytest.raises(UsageError) as error:
-        read_state_dict(written(tmp_path, tensors), BN)
+        read_model(written(tmp_path, tensors), BN)
     for text in (
         "does not fit model 'cnn_small_bn'",
         "9.bias is missing",
@@ -89,7 +78,7 @@ def test_every_difference_is_listed(tmp_path):
 
 def test_another_architecture_is_refused_in_a_few_words(tmp_path):
     with pytest.raises(UsageError, match=r"does not fit model 'cnn_small_bn': .*; and \d+ more"):
-        read_state_dict(written(tmp_path, state(DIGITS)), BN)
+        read_model(written(tmp_path, state(DIGITS)), BN)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +94,13 @@ def test_another_architecture_is_refused_in_a_few_words(tmp_path):
 )
 def test_what_is_no_state_dict_is_described(tmp_path, content, message):
     with pytest.raises(UsageError, match=message):
-        read_tensors(written(tmp_path, content))
+        read_model(written(tmp_path, content), BN)
 
 
 def test_a_file_of_another_name_is_not_touched(tmp_path):
     (tmp_path / "net.onxx").write_bytes(b"")
     with pytest.raises(UsageError, match=r"must end in: \.safetensors, \.pt"):
-        read_tensors(tmp_path / "net.onxx")
+        read_model(tmp_path / "net.onxx", BN)
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
@@ -133,7 +122,7 @@ def test_tensors_that_are_no_dense_floats_are_refused(tmp_path, change, message)
     tensors = state()
     tensors["0.weight"] = change(tensors["0.weight"])
     with pytest.raises(UsageError, match=message):
-        read_state_dict(written(tmp_path, tensors), BN)
+        read_model(written(tmp_path, tensors), BN)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
@@ -142,33 +131,33 @@ def test_values_that_are_no_finite_single_are_refused(tmp_path, value):
     tensors["0.weight"] = tensors["0.weight"].double()
     tensors["0.weight"][0, 0, 0, 0] = value
     with pytest.raises(UsageError, match=r"infinite or no numbers, in 0\.weight"):
-        read_state_dict(written(tmp_path, tensors), BN)
+        read_model(written(tmp_path, tensors), BN)
 
 
 def test_a_last_layer_for_other_classes_is_told_with_the_remedy(tmp_path):
     path = written(tmp_path, state())
     with pytest.raises(UsageError, match="If it tells 10 classes apart, say so: num_classes"):
-        read_state_dict(path, {**BN, "num_classes": 7})
+        read_model(path, {**BN, "num_classes": 7})
 
 
 def test_a_network_that_normalises_is_told_with_the_remedy(tmp_path):
     said = {"normalize.mean": torch.tensor([0.5]), "normalize.std": torch.tensor([0.25])}
     path = written(tmp_path, state(NORMALISED) | said)
     with pytest.raises(UsageError, match=r"name the model's 'mean' \[0.5\] and 'std' \[0.25\]"):
-        read_state_dict(path, DIGITS)
+        read_model(path, DIGITS)
 
 
 def test_a_counter_that_the_file_has_is_the_file_s(tmp_path):
     tensors = state()
     name = next(name for name in tensors if name.endswith("num_batches_tracked"))
     tensors[name] = torch.tensor(7)
-    found = read_state_dict(written(tmp_path, tensors), BN).model.state_dict()
+    found = read_model(written(tmp_path, tensors), BN).model.state_dict()
     assert found[name] == 7
 
 
 def test_half_precision_is_read_as_it_is_meant(tmp_path):
     halves = {k: v.half() if v.is_floating_point() else v for k, v in state().items()}
-    found = read_state_dict(written(tmp_path, halves), BN).model.state_dict()
+    found = read_model(written(tmp_path, halves), BN).model.state_dict()
     assert all(
         torch.equal(found[name], half.to(found[name].dtype)) for name, half in halves.items()
     )
@@ -178,4 +167,4 @@ def test_half_precision_is_read_as_it_is_meant(tmp_path):
 def test_statistics_of_another_kind_are_refused(tmp_path, mean):
     said = {"normalize.mean": torch.tensor(mean)}
     with pytest.raises(UsageError, match=r"normalises by normalize\.mean"):
-        read_state_dict(written(tmp_path, state(NORMALISED) | said), NORMALISED)
+        read_model(written(tmp_path, state(NORMALISED) | said), NORMALISED)

@@ -5,14 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustprune.artifacts.card import card_path, write_card
-from robustprune.artifacts.dense import save_model
-from robustprune.artifacts.exports import export
-from robustprune.artifacts.packed import save_packed
-from robustprune.artifacts.reading import load_model, read_metadata, read_model
+from robustprune.artifacts.backends.packed import Packed
+from robustprune.artifacts.checksummed import write_checksummed
+from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import SavedModel
-from robustprune.artifacts.sealed import write_sealed
-from robustprune.artifacts.surgery import operated
+from robustprune.artifacts.surgery import apply_surgery
 from robustprune.errors import UsageError
 from robustprune.models import create_model
 
@@ -68,7 +65,7 @@ def document(surgery: list = SURGERY) -> dict:
 
 def hand_made(folder: Path, surgery: list = SURGERY) -> Path:
     path = folder / "model.safetensors"
-    write_sealed(path, by_hand(whole().state_dict()), document(surgery))
+    write_checksummed(path, by_hand(whole().state_dict()), document(surgery))
     return path
 
 
@@ -83,7 +80,6 @@ def test_a_file_that_was_cut_computes_as_before(tmp_path):
     )
     torch.testing.assert_close(saved.model(images()), whole()(images()), rtol=1e-5, atol=1e-5)
     assert saved.metadata == document()
-    assert read_metadata(tmp_path / "model.safetensors")["surgery"] == SURGERY
 
 
 def test_layers_know_their_size(tmp_path):
@@ -93,63 +89,17 @@ def test_layers_know_their_size(tmp_path):
     assert (model[7].in_features, model[7].out_features) == (14 * 16, 100)
 
 
-def test_such_a_network_is_written_with_masks_and_packed_and_read_again(tmp_path):
-    saved = read_model(hand_made(tmp_path))
-    masks = {"3.weight": torch.rand(saved.model[3].weight.shape) < 0.5}
-    with torch.no_grad():
-        saved.model[3].weight[~masks["3.weight"]] = 0
-    dense, packed = tmp_path / "again.safetensors", tmp_path / "net.packed.safetensors"
-    save_model(dense, saved.model, masks=masks, metadata=saved.metadata)
-    save_packed(packed, read_model(dense))
-    for path in (dense, packed):
-        again = read_model(path)
-        assert again.metadata == document()
-        assert torch.equal(again.masks["3.weight"], masks["3.weight"])
-        assert torch.equal(load_model(path)(images()), saved.model(images()))
-
-
-@pytest.mark.parametrize("name", ["net.state.safetensors", "net.onnx"])
-def test_other_formats_that_hold_metadata_take_it_along(tmp_path, name):
-    if name.endswith(".onnx"):
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    saved = read_model(hand_made(tmp_path))
-    written = export(saved, tmp_path / name, format="onnx" if "onnx" in name else "dense")
-    model = read_model(tmp_path / name).model
-    torch.testing.assert_close(model(images()), saved.model(images()), rtol=1e-5, atol=1e-5)
-    write_card(saved, written)
-    card = card_path(written.path).read_text()
-    assert "- Cut for good, after which the rest stands: 0 to 10 outputs, 1 to 10 outputs, " in card
-
-
-def test_a_normalisation_is_folded_out_of_the_layers_names(tmp_path):
-    more = {"mean": [0.0] * 3, "std": [0.5] * 3}
-    surgery = [{**cut, "layer": f"backbone.{cut['layer']}"} for cut in SURGERY]
-    metadata = {"model": {**ARCHITECTURE, **more}, "surgery": surgery}
-    model = operated(Path("x"), whole(**more), metadata).eval()
-    export(SavedModel(model, {}, metadata), tmp_path / "net.safetensors", format="dense")
-    saved = read_model(tmp_path / "net.safetensors")
-    assert saved.metadata["surgery"] == SURGERY
-    torch.testing.assert_close(saved.model(images()), model(images()), rtol=1e-4, atol=1e-4)
-
-
-def test_a_file_that_cannot_tell_of_it_is_not_written(tmp_path):
-    saved = read_model(hand_made(tmp_path))
-    with pytest.raises(UsageError, match=r"cannot say what was cut .* Write a \.safetensors"):
-        export(saved, tmp_path / "net.pt", format="dense")
-
-
 def test_networks_on_the_meta_device_stay_there():
     with torch.device("meta"):
         model = create_model(**ARCHITECTURE)
-    state = operated(Path("x"), model, document()).state_dict()
+    state = apply_surgery(Path("x"), model, document()).state_dict()
     expected = by_hand(whole().state_dict())
     assert all(tensor.is_meta for tensor in state.values())
     assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in expected.items()}
 
 
 def test_what_is_left_keeps_its_values():
-    state = operated(Path("x"), whole(), document()).state_dict()
+    state = apply_surgery(Path("x"), whole(), document()).state_dict()
     for name, tensor in by_hand(whole().state_dict()).items():
         assert torch.equal(state[name], tensor), name
 
@@ -197,7 +147,7 @@ def test_surgery_that_does_not_fit_is_refused_on_one_screen(tmp_path, surgery, m
 def test_a_packed_file_is_held_against_its_surgery_too(tmp_path, surgery):
     saved = read_model(hand_made(tmp_path))
     path = tmp_path / "net.packed.safetensors"
-    save_packed(path, SavedModel(saved.model, {}, document(surgery)))
+    Packed().write(SavedModel(saved.model, {}, document(surgery)), path)
     with pytest.raises(UsageError, match="is damaged: "):
         read_model(path)
 
@@ -212,7 +162,7 @@ def test_many_faults_are_few_lines(tmp_path):
 def test_nothing_is_cut_where_something_does_not_fit():
     model = whole()
     with pytest.raises(UsageError):
-        operated(Path("x"), model, document([*SURGERY, *cut("nowhere", 0, [0])]))
+        apply_surgery(Path("x"), model, document([*SURGERY, *cut("nowhere", 0, [0])]))
     assert model[0].out_channels == 16
 
 
@@ -221,7 +171,7 @@ def test_nothing_is_cut_where_something_does_not_fit():
 
 def operated_on(layer: nn.Module, surgery: list[dict]) -> nn.Module:
     model = nn.Sequential(copy.deepcopy(layer))
-    return operated(Path("x"), model, {"surgery": surgery})[0]
+    return apply_surgery(Path("x"), model, {"surgery": surgery})[0]
 
 
 def test_a_depthwise_convolution_loses_groups_with_their_inputs():
@@ -259,4 +209,4 @@ def test_layers_that_share_a_weight_are_not_cut():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     with pytest.raises(UsageError, match="'0' shares a weight with another layer"):
-        operated(Path("x"), model, {"surgery": cut("0", 0, [0])})
+        apply_surgery(Path("x"), model, {"surgery": cut("0", 0, [0])})

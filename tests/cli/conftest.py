@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from robustprune.cli import main
+from robustprune.families import FAMILIES, family
 from robustprune.pipeline import RunResult
 
 from ..pipeline import tiny
@@ -52,3 +54,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A finished run of two networks. Tests only look at it."""
     evaluate = {"evaluate": tiny.RECIPE["evaluate"]}
     return tiny.go(tmp_path_factory.mktemp("small") / "run", tiny.SMALL, evaluate)
+
+
+@pytest.fixture
+def own_parts(tmp_path: Path) -> Iterator[None]:
+    """What a test imports from its folder and registers is forgotten after it."""
+    registries = [family(name) for name in FAMILIES]
+    known = [(registry, registry.names(), dict(registry._parts)) for registry in registries]
+    yield
+    for registry, _, parts in known:
+        registry._parts.clear()
+        registry._parts.update(parts)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from robustprune.artifacts.dense import save_model
-from robustprune.artifacts.reading import read_metadata
+from robustprune.artifacts.reading import read_model
+from robustprune.artifacts.saved import save_model
 from robustprune.models import create_model
-from robustprune.models.pretrained import names_of
 from robustprune.seeding import fork
 
-from ..datasets.test_classes import COLOURS, write
+from ..datasets.test_classes import write
 from ..pipeline import tiny
 from .conftest import Command
 
 MODEL = {"name": "cnn_small", "num_classes": 4, "in_chans": 3, "image_size": 32}
 MODEL |= {"mean": [0.0] * 3, "std": [1.0] * 3}
 DATA = "{name: imagefolder, size: 32, resize: 32, workers: 0, root: pictures}"
+FOLDERS = {"name": "imagefolder", "root": "pictures", "size": 32, "resize": 32, "workers": 0}
+FOLDERS |= {"subset": None}
 NAMES = ["d", "c", "b", "a"]
 
 
@@ -47,6 +49,7 @@ def clean(command: Command, *words: str | Path) -> float:
     return accuracy
 
 
+@pytest.mark.slow
 def test_three_of_its_classes_are_found_by_their_names(
     command: Command, network: Path, here: Path
 ) -> None:
@@ -56,6 +59,7 @@ def test_three_of_its_classes_are_found_by_their_names(
     assert clean(command, network, "--data", DATA, "--root", "others") == 0
 
 
+@pytest.mark.slow
 def test_folders_of_other_names_are_refused_until_they_are_told(
     command: Command, network: Path, here: Path
 ) -> None:
@@ -82,26 +86,22 @@ def test_a_network_without_names_is_not_judged_on_fewer_classes(
         assert clean(command, "net.pt", "--arch", "cnn_small", *words[3:], "--classes", classes)
 
 
-@pytest.mark.parametrize("text", ["a", "a,b,a", "imagenet-7", ""])
-def test_names_that_are_none_are_refused(text: str, command: Command, network: Path) -> None:
-    said = command("evaluate", network, "--data", DATA, "--classes", text)
-    assert said.code == 2
-    assert "--classes" in said.err
-
-
 @pytest.mark.parametrize(
-    "text", ["[a]", "{size: 3}", "{name: imagefolder, sise: 3}", "{name: [", "1"]
+    "words",
+    [
+        *(["--data", DATA, "--classes", text] for text in ("a", "a,b,a", "imagenet-7", "")),
+        *(["--data", text] for text in ("[a]", "{size: 3}", "{name: digits, sise: 3}")),
+        *(["--data", text] for text in ("{name: [", "1")),
+    ],
+    ids=str,
 )
-def test_a_dataset_that_is_none_is_refused(text: str, command: Command, network: Path) -> None:
-    said = command("evaluate", network, "--data", text)
-    assert said.code == 2
-    assert "Traceback" not in said.err
-
-
-def test_imagenets_names_are_timms(command: Command, network: Path, here: Path) -> None:
-    names = names_of("imagenet-1k")
-    assert (len(names), names[0], names[999]) == (1000, "n01440764", "n15075141")
-    assert names_of("imagenet-7") == []
+def test_what_names_no_classes_or_no_dataset_is_refused(
+    words: list[str], command: Command, network: Path
+) -> None:
+    said = command("evaluate", network, *words)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: ")
+    assert "--classes" in said.err or "--classes" not in words
 
 
 def test_a_pretrained_network_knows_folders_by_their_wordnet_ids(
@@ -118,22 +118,19 @@ def test_a_pretrained_network_knows_folders_by_their_wordnet_ids(
     assert "the network's 1,000 classes are n01440764" in said.err
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_names_and_is_judged_by_them(command: Command, here: Path) -> None:
     write(here / "pictures", train="abc", val="abc")
-    data = {"name": "imagefolder", "root": "pictures", "size": 32, "resize": 32, "workers": 0}
-    changes = {"data": {**data, "subset": None}, "model": {"name": "cnn_small"}, "evaluate": []}
+    changes = {"data": FOLDERS, "model": {"name": "cnn_small"}, "evaluate": []}
     recipe = tiny.write(here, changes, {"prune": None, "finetune": None})
     assert command("run", recipe, "--quiet", "--out", "run").code == 0
     model = here / "run" / "dense" / "model.safetensors"
-    assert read_metadata(model)["classes"] == ["a", "b", "c"]
+    assert read_model(model).metadata["classes"] == ["a", "b", "c"]
     assert "classes: '3: a, b, c'" in command("show", model).out
-    for form in ("packed", "dense", "onnx"):
-        said = command("export", model, "--format", form, "--out", f"x.{_ENDINGS[form]}")
-        assert said.code == 0, said
-        assert (
-            "Classes in the order of its outputs, 3: a, b, c."
-            in Path(f"x.{_ENDINGS[form]}.md").read_text()
-        )
+    for form, out in (("packed", "x.packed.safetensors"), ("onnx", "x.onnx")):
+        assert command("export", model, "--format", form, "--out", out).code == 0
+        card = Path(f"{out}.md").read_text()
+        assert "Classes in the order of its outputs, 3: a, b, c." in card
     assert "3: a, b, c" in command("show", "x.onnx").out
     write(here / "other", val="bcd")
     said = command("evaluate", model, "--root", "other", "--evaluator", "clean")
@@ -143,33 +140,19 @@ def test_a_run_keeps_the_names_and_is_judged_by_them(command: Command, here: Pat
     assert command("evaluate", model, "--root", "less", "--evaluator", "clean").code == 0
 
 
-_ENDINGS = {"packed": "packed.safetensors", "dense": "state.safetensors", "onnx": "onnx"}
-
-
-def test_weights_of_other_classes_need_a_last_layer_of_their_own(
+@pytest.mark.slow
+def test_weights_of_other_or_shuffled_classes_need_a_last_layer_of_their_own(
     command: Command, network: Path, here: Path
 ) -> None:
-    write(here / "pictures", train="abce", val="abce")
-    data = {"name": "imagefolder", "root": "pictures", "size": 32, "resize": 32, "workers": 0}
-    model = {"name": "cnn_small", "weights": "net.safetensors"}
-    changes = {"data": {**data, "subset": None}, "model": model, "pretrain": None}
-    said = command("check", tiny.write(here, changes))
-    assert said.code == 2
-    assert "model.weights: the network's 4 classes are d, c, b, a" in said.err
-    assert (
-        command("check", tiny.write(here, {**changes, "pretrain": tiny.RECIPE["pretrain"]})).code
-        == 0
-    )
-    assert len(COLOURS) == 8
-
-
-def test_labels_that_would_be_shuffled_are_refused_with_the_order(
-    command: Command, network: Path, here: Path
-) -> None:
+    changes = {"data": FOLDERS, "model": {"name": "cnn_small", "weights": "net.safetensors"}}
+    trained = {"pretrain": tiny.RECIPE["pretrain"]}
+    for folders in ("abce", "abcd"):  # the labels of the latter would be shuffled
+        write(here / "pictures", train=folders, val=folders)
+        said = command("check", tiny.write(here, changes, {"pretrain": None}))
+        assert said.code == 2
+        assert "the network's 4 classes are d, c, b, a" in said.err
+        assert command("check", tiny.write(here, changes, trained)).code == 0
+        shutil.rmtree(here / "pictures")
     write(here / "pictures", train="abcd", val="abcd")
-    data = {"name": "imagefolder", "root": "pictures", "size": 32, "resize": 32, "workers": 0}
-    model = {"name": "cnn_small", "weights": "net.safetensors"}
-    changes = {"data": {**data, "subset": None}, "model": model, "pretrain": None}
-    assert command("check", tiny.write(here, changes)).code == 2
-    named = tiny.write(here, changes, {"data": {"classes": NAMES}})
-    assert command("check", named).code == 0
+    named = {"data": {"classes": NAMES}}
+    assert command("check", tiny.write(here, changes, {"pretrain": None}, named)).code == 0

@@ -4,15 +4,15 @@ import json
 import os
 import shlex
 import signal
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustprune import evaluators
-from robustprune.cli.evaluate_command import evaluator_document
-from robustprune.cli.main import INTERRUPTED, OK
-from robustprune.errors import UsageError
+from robustprune.cli import typed
+from robustprune.cli.outcome import INTERRUPTED, OK
 from robustprune.evaluators import base
 from robustprune.pipeline import RunResult
 from robustprune.seeding import fork
@@ -20,6 +20,7 @@ from robustprune.seeding import fork
 from .conftest import Command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "hydra-0.1"])
 def test_it_says_what_the_run_said(
     name: str, command: Command, here: Path, small: RunResult
@@ -35,6 +36,7 @@ def test_it_says_what_the_run_said(
     assert row[-1] == "64"
 
 
+@pytest.mark.slow
 def test_evaluators_and_samples_can_be_chosen(
     command: Command, here: Path, small: RunResult
 ) -> None:
@@ -62,14 +64,11 @@ def test_an_attack_that_tries_less_than_its_name_promises_says_so(
 
 
 def test_an_evaluator_is_written_in_one_word() -> None:
-    assert evaluator_document("clean") == {"name": "clean"}
-    assert evaluator_document("pgd: eps = 8/255 ,steps=20,") == {
-        "name": "pgd",
-        "eps": "8/255",
-        "steps": "20",
-    }
-    with pytest.raises(UsageError, match="'eps' has no ="):
-        evaluator_document("pgd:eps")
+    assert typed.part("clean") == ("clean", {})
+    options = {"eps": "8/255", "steps": "20"}
+    assert typed.part("pgd: eps = 8/255 ,steps=20,") == ("pgd", options)
+    with pytest.raises(ArgumentTypeError, match="'eps' has no ="):
+        typed.part("pgd:eps")
 
 
 ATTACK = ["--evaluator", "clean:batch_size=40", "--evaluator", "pgd:eps=0.1,steps=2,batch_size=20"]
@@ -126,8 +125,12 @@ def test_without_a_state_nothing_is_left_of_what_was_stopped(
 ) -> None:
     stop.at = ("pgd", 1)
     path = small.folder / "dense" / "model.safetensors"
-    said = command("evaluate", path, *ATTACK, "--samples", "40", "--json", "a.json")
-    assert (said.code, said.err) == (INTERRUPTED, "interrupted.\n")
+    words = ["--samples", "40", "--json", "a.json"]
+    said = command("evaluate", path, *ATTACK, *words)
+    assert said.code == INTERRUPTED
+    assert said.err.endswith("interrupted.\n")
+    line = shlex.split(said.err.splitlines()[0].partition("type: ")[2])
+    assert line == ["robustprune", "evaluate", str(path), *ATTACK, *words, "--state", "DIR"]
     assert list(here.iterdir()) == []
 
 
@@ -141,6 +144,57 @@ def test_a_state_of_something_else_is_not_taken_over(
     stop.judged.clear()
     assert command("evaluate", pruned, *words).code == OK
     assert stop.judged == [("clean", 0), ("pgd", 0), ("pgd", 1)]
+
+
+@pytest.mark.slow
+def test_several_networks_make_one_table(command: Command, here: Path, small: RunResult) -> None:
+    paths = [small.folder / name / "model.safetensors" for name in ("dense", "hydra-0.1")]
+    words = ["--measures", "size,flops", "--evaluator", "clean", "--evaluator", "pgd:eps=0.1"]
+    sizes = ["--samples", "30", "--batch-size", "20", "--threads", "1", "--device", "cpu"]
+    said = command("evaluate", *paths, *words, *sizes, "--json", "a.json", "--state", "kept")
+    assert (said.code, said.err) == (OK, "")
+    found = json.loads((here / "a.json").read_text())
+    assert [one["model"] for one in found] == [str(path) for path in paths]
+    for one, name in zip(found, ("dense", "hydra-0.1"), strict=True):
+        assert one["measures"] == small.network(name)["measures"]
+        assert one["metrics"]["pgd_n"] == 30
+        accuracies, measured = (
+            line.split()[1:] for line in said.out.splitlines() if line.split()[:1] == [one["model"]]
+        )
+        assert accuracies[0] == f"{100 * one['metrics']['clean']:.1f}"
+        assert measured[1] == f"{one['measures']['size']['kept']:,}"
+    assert not (here / "kept").exists()
+
+
+def test_a_bad_file_among_several_is_named_before_work_begins(
+    command: Command, here: Path, small: RunResult, stop: Stop
+) -> None:
+    good, bad = small.folder / "dense" / "model.safetensors", here / "bad.safetensors"
+    bad.write_bytes(b"no model")
+    said = command("evaluate", good, bad, *ATTACK)
+    assert (said.code, said.out, stop.judged) == (2, "", [])
+    assert str(bad) in said.err
+    said = command("evaluate", good, good.parent.parent / "hydra-0.1" / good.name,
+                   "--evaluator", "clean", "--images", "a.csv")  # fmt: skip
+    assert (said.code, stop.judged) == (2, [])
+    assert "--images is for one model" in said.err
+
+
+def test_measures_alone_judge_nothing(
+    command: Command, here: Path, small: RunResult, stop: Stop
+) -> None:
+    path = small.folder / "hydra-0.1" / "model.safetensors"
+    said = command("evaluate", path, "--measures", "flops,latency", "--batch-size", "3",
+                   "--json", "a.json")  # fmt: skip
+    assert (said.code, said.err, stop.judged) == (OK, "", [])
+    found = json.loads((here / "a.json").read_text())
+    assert found["metrics"] == {}
+    assert found["measures"]["flops"] == small.network("hydra-0.1")["measures"]["flops"]
+    assert found["measures"]["latency"]["batch_size"] == 3
+    assert " milliseconds_per_image " in said.out
+    said = command("evaluate", path, "--measures", "flop")
+    assert said.code == 2
+    assert "Did you mean 'flops'?" in said.err
 
 
 OWN = '''

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from robustprune.artifacts import backends
 from robustprune.artifacts.reading import read_model
 from robustprune.models import create_model
 from robustprune.pipeline import RunResult
@@ -35,6 +36,7 @@ def plain(here: Path) -> Path:
     return here / "plain.pt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -61,10 +63,43 @@ def test_a_network_is_exported_with_a_card_and_judged_from_there(
 
 
 def test_half_precision(command: Command, pruned: Path) -> None:
-    said = command("export", pruned, "--values", "fp16", "--out", "half.safetensors")
+    said = command("export", pruned, "--format", "packed:values=fp16", "--out", "half.safetensors")
     assert said.code == 0
     assert "rounded to half precision" in said.out
     assert read_model(Path("half.safetensors")).metadata["values"] == "fp16"
+
+
+OWN = """
+from robustprune import Backend, backends
+
+
+@backends.register("names")
+class Names(Backend):
+    \"\"\"Names of tensors, for nobody.\"\"\"
+
+    suffixes = (".names",)
+    between: str = " "
+    \"\"\"Stands between two.\"\"\"
+
+    def write(self, network, path):
+        path.write_text(self.between.join(network.model.state_dict()))
+        return []
+"""
+
+
+def test_a_backend_of_ones_own(
+    command: Command, pruned: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(command("export", pruned, "--format", "names"), "unknown backend", "dense, onnx, packed")
+    monkeypatch.setattr(backends.registry, "_parts", dict(backends.registry._parts))
+    (here / "own.py").write_text(OWN)
+    (here / "own.yaml").write_text("imports: [own.py]\n")
+    said = command("export", pruned, "--recipe", "own.yaml", "--format", "names:between=;")
+    assert (said.code, said.err) == (0, "")
+    assert "The file was not run" in said.out
+    assert (here / "net.names").read_text().startswith("0.weight;0.bias;")
+    assert "format names." in (here / "net.names.md").read_text()
+    told(command("evaluate", "net.names"), "a format that is not read again")
 
 
 def test_a_network_is_shown_with_its_sizes_and_its_metrics(command: Command, pruned: Path) -> None:
@@ -168,9 +203,15 @@ def test_mistakes_about_exports(command: Command, pruned: Path, here: Path) -> N
     told(command("export", pruned, "--out", "net.zip"), "ends in .packed.safetensors")
     (here / "file").write_text("")
     told(command("export", pruned, "--out", "file/net.packed.safetensors"), "cannot write")
-    assert command("export", pruned, "--format", "zip").code == 2
-    told(command("export", pruned, "--format", "onnx", "--values", "fp16"), "--values is of files")
-    told(command("export", pruned, "--normalisation", "fold"), "--normalisation is of files")
+    told(command("export", pruned, "--format", "onxx"), "unknown backend 'onxx'", "mean 'onnx'?")
+    told(
+        command("export", pruned, "--format", "packed:values=fp8,size=3"),
+        "2 problems",
+        "--format.values: should be 'fp32' or 'fp16'; got 'fp8'",
+        "--format.size: unknown key 'size'",
+    )
+    told(command("export", pruned, "--format", "packed:values"), "'values' has no =")
+    told(command("export", pruned, "--values", "fp16"), "--values", "--format packed:values=fp16")
     told(command("export", pruned, "--out", f"{'a' * 300}.packed.safetensors"), "too long")
     (here / "a.packed.safetensors.md").mkdir()
     told(command("export", pruned, "--out", "a.packed.safetensors"), "a.packed.safetensors.md: ")

@@ -1,15 +1,14 @@
-"""Errors in a file of the user's own: its line is named, and how to go on."""
+"""Parts in a file of one's own: they do all that built-in ones do, and errors name their line."""
 
 from __future__ import annotations
 
+import json
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
-from robustprune import datasets, evaluators, objectives
-from robustprune.training import optimizers, schedules
+from robustprune.artifacts.reading import read_model
 
 from ..pipeline import tiny
 from .conftest import Command
@@ -26,15 +25,19 @@ from helper import boom
 
 @rp.objectives.register("mine")
 class Mine(rp.Objective):
-    """Mine."""
+    """Cross-entropy, plus a penalty on the logits."""
+
+    penalty: float = 1 / 8
+    """Weight of the penalty."""
 
     def model_post_init(self, context):
         pass  # construct
 
     def __call__(self, model, images, labels, progress):
         logits = model(images)
-        total = F.cross_entropy(logits, labels)
-        parts = {}
+        size = logits.square().mean()
+        total = F.cross_entropy(logits, labels) + self.penalty * size
+        parts = {"size": size.detach()}
         pass  # loop
         return rp.Loss(total, logits, parts)
 
@@ -73,10 +76,9 @@ class MyEvaluator(Evaluator):
 class MyData(rp.datasets.Dataset):
     """Mine: a method is missing."""
 '''
-HELPER = "def boom():\n    raise LookupError('in the helper')\n"
+MINE = {"imports": ["mine.py"], "objective": {"name": "mine"}}
 CHANGES = {
-    "imports": ["mine.py"],
-    "objective": {"name": "mine"},
+    **MINE,
     "prune": None,
     "finetune": None,
     "pretrain": {
@@ -85,17 +87,13 @@ CHANGES = {
     },
     "evaluate": [{"name": "my_evaluator", "samples": 8}],
 }
+DROPPED = {"objective": None, "pretrain": {"optimizer": None}}
 
 
 @pytest.fixture(autouse=True)
-def families(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    """What a test registers is gone after it."""
-    for family in (objectives, schedules, optimizers, evaluators, datasets):
-        family.names()
-        monkeypatch.setattr(family.registry, "_parts", dict(family.registry._parts))
-    (here / "helper.py").write_text(HELPER)
+def helper(own_parts: None, monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    (here / "helper.py").write_text("def boom():\n    raise LookupError('in the helper')\n")
     monkeypatch.syspath_prepend(here)
-    monkeypatch.delitem(sys.modules, "helper", raising=False)
 
 
 def write(here: Path, place: str, code: str) -> tuple[Path, int]:
@@ -105,33 +103,79 @@ def write(here: Path, place: str, code: str) -> tuple[Path, int]:
     indent = len(lines[number]) - len(lines[number].lstrip())
     lines[number] = " " * indent + code if number else lines[number]
     (here / "mine.py").write_text("\n".join(lines))
-    dropped = {"objective": None, "pretrain": {"optimizer": None}}
-    return tiny.write(here, dropped, CHANGES), number + 1
+    return tiny.write(here, DROPPED, CHANGES), number + 1
+
+
+@pytest.mark.slow
+def test_it_does_everything_that_a_built_in_one_does(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed, validated, trained with, logged, and kept with the run, which repeats it."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "store")  # a plain folder is made faster than SQLite
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    (here / "recipes").mkdir()
+    write(here / "recipes", "nothing", "")
+    tracked = {"tracking": {"enabled": True}}
+    recipe = tiny.write(here / "recipes", tiny.SMALL, {"objective": None}, MINE, tracked)
+    listed = command("list", "objectives", "mine", "--recipe", recipe).out
+    assert listed.startswith("mine: Cross-entropy, plus a penalty on the logits.\n")
+    assert "    penalty (float) = 0.125: Weight of the penalty." in listed
+    words = ("run", recipe, "--set", "objective.penalty=2/10", "--max-steps", "1", "--out", "run")
+    wrong = command(*words, "--set", "objective.penaltee=1")
+    assert wrong.code == 2
+    assert "Did you mean 'penalty'?" in wrong.err
+    said = command(*words)
+    assert (said.code, said.err) == (0, "")
+    history = json.loads((here / "run" / "hydra-0.1" / "history.json").read_text())
+    assert all(entry["metrics"]["size"] > 0 for entry in history)
+    model = here / "run" / "dense" / "model.safetensors"
+    assert read_model(model).metadata["objective"] == {"name": "mine", "penalty": 0.2}
+    client = MlflowClient(tracking_uri=str(here / "store"))
+    experiment = client.get_experiment_by_name("robustprune")
+    runs = [run.data for run in client.search_runs([experiment.experiment_id])]
+    assert "0.2" in [run.params.get("objective.penalty") for run in runs]
+    assert any({"prune/size", "finetune/size"} <= run.metrics.keys() for run in runs)
+
+    kept = here / "run" / "imports" / "mine.py"
+    assert kept.read_text() == (here / "recipes" / "mine.py").read_text()
+    (here / "recipes" / "mine.py").unlink()
+    words = ("run", "run/recipe.yaml", "--max-steps", "1", "--set", "tracking.enabled=false")
+    assert command(*words, "--out", "again", "--fresh").code == 0
+    assert (here / "again" / "dense" / "model.safetensors").read_bytes() == model.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("place", "code", "words"),
     [
-        ("loop", "1 / 0", "in __call__: ZeroDivisionError: division by zero\n  1 / 0"),
-        ("loop", "model(images[:, 0])", "in __call__: RuntimeError: "),
-        ("loop", "assert images.sum() < 0, 'my claim'", "in __call__: AssertionError: my claim"),
-        ("judge", "{}['x']", "in judge: KeyError: 'x'"),
-        ("summarise", "raise RuntimeError", "in summarise: RuntimeError"),
-        ("schedule", "return progress.nothing", "in __call__: AttributeError: "),
-        ("optimizer", "return torch.optim.Nothing()", "in build: AttributeError: "),
+        ("loop", "1 / 0", "{line}, in __call__: ZeroDivisionError: division by zero\n  1 / 0"),
+        ("loop", "assert images is None, 'claim'", "{line}, in __call__: AssertionError: claim"),
+        ("judge", "{}['x']", "{line}, in judge: KeyError: 'x'"),
+        ("summarise", "raise RuntimeError", "{line}, in summarise: RuntimeError"),
+        ("schedule", "return progress.nothing", "{line}, in __call__: AttributeError: "),
+        ("optimizer", "return torch.optim.Nothing()", "{line}, in build: AttributeError: "),
+        ("loop", "return total", "objective 'mine' must give Loss(total, logits, parts)"),
+        ("loop", "logits = logits[1:]", "(64, classes) and by name (); got"),
+        ("loop", "parts = {'size': 0.5}", "got size no tensor"),
+        ("loop", "total = total.detach()", "a total without a graph"),
+        ("judge", "return [1]", "judge must give tensors by name"),
+        ("judge", "return {'x': labels > 0}", "judge must give an entry 'my_evaluator'"),
+        ("judge", "return {self.metric: labels[1:] > 0}", "one value an image, shape (8,)"),
+        ("schedule", "return None", "schedule 'my_schedule' must give a number; got None"),
+        ("optimizer", "return None", "must build a torch.optim.Optimizer; got NoneType"),
     ],
 )
-def test_its_line_is_named_and_how_to_go_on(
+def test_a_part_that_raises_or_gives_something_else_is_named(
     place: str, code: str, words: str, command: Command, here: Path
 ) -> None:
     recipe, line = write(here, place, code)
     said = command("run", recipe, "--quiet")
     assert said.code == 2
-    assert f"error: {here / 'mine.py'}:{line}, {words}" in said.err
+    assert said.err.startswith(f"error: {here / 'mine.py'}:")
+    assert words.replace("{line}", f"mine.py:{line}") in said.err
     assert "Traceback" not in said.err
-    assert "fault of robustprune" not in said.err
-    begun = place != "optimizer"  # which is asked for the room that it needs before that
-    assert ("Mend the file, and go on with: robustprune run " in said.err) == begun
+    assert "\nMend the file. What was finished is kept. Resume with: robustprune run " in said.err
 
 
 def test_an_error_of_a_file_beside_it_counts_too(command: Command, here: Path) -> None:
@@ -143,69 +187,21 @@ def test_an_error_of_a_file_beside_it_counts_too(command: Command, here: Path) -
 
 def test_an_error_at_construction_has_nothing_to_go_on_with(command: Command, here: Path) -> None:
     recipe, line = write(here, "construct", "{}['x']")
-    for typed in (("run", recipe), ("check", recipe)):
-        said = command(*typed)
+    for verb in ("run", "check"):
+        said = command(verb, recipe)
         assert said.code == 2
         assert f"error: {here / 'mine.py'}:{line}, in model_post_init: KeyError: 'x'" in said.err
         assert "--resume" not in said.err
-
-
-@pytest.mark.parametrize(
-    ("place", "code", "words"),
-    [
-        ("loop", "return total", "objective 'mine' must give Loss(total, logits, parts)"),
-        ("loop", "total = total.expand(3)", "got total torch.Size([3])"),
-        ("loop", "logits = logits[1:]", "(64, classes) and by name (); got"),
-        ("loop", "parts = {'size': 0.5}", "got size no tensor"),
-        ("loop", "total = total.detach()", "a total without a graph"),
-        ("judge", "return [1]", "judge must give tensors by name"),
-        ("judge", "return {'x': labels > 0}", "judge must give an entry 'my_evaluator'"),
-        ("judge", "return {self.metric: labels[1:] > 0}", "one value an image, shape (8,)"),
-        ("schedule", "return None", "schedule 'my_schedule' must give a number; got None"),
-        ("optimizer", "return None", "must build a torch.optim.Optimizer; got NoneType"),
-    ],
-)
-def test_a_part_that_gives_something_else_is_named(
-    place: str, code: str, words: str, command: Command, here: Path
-) -> None:
-    recipe, _ = write(here, place, code)
-    said = command("run", recipe, "--quiet")
-    assert said.code == 2
-    assert said.err.startswith(f"error: {here / 'mine.py'}:")
-    assert words in said.err
-    assert "Traceback" not in said.err
-
-
-def test_a_part_that_lacks_a_method_is_named(command: Command, here: Path) -> None:
-    recipe, _ = write(here, "nowhere", "")
+    write(here, "nothing", "")
     said = command("check", recipe, "--set", "data={name: my_data}")
     assert said.code == 2
-    assert f"error: {here / 'mine.py'}:" in said.err
     assert "in MyData: Can't instantiate abstract class MyData" in said.err
-
-
-def test_in_a_report_it_costs_the_page_and_not_the_run(
-    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe, _ = write(here, "judge", "pass")
-    text = (here / "mine.py").read_text()
-    claim = "    @property\n    def claims(self):\n        import sys\n"
-    claim += (
-        "        if 'matplotlib.figure' in sys.modules and 'report' in str(sys._getframe(1)):\n"
-    )
-    claim += "            raise KeyError('claims')\n\n    def judge("
-    (here / "mine.py").write_text(text.replace("    def judge(", claim))
-    said = command("run", recipe, "--quiet", "--set", "tracking.enabled=true")
-    assert said.code == 0
-    assert f"the report was not written: {here / 'mine.py'}:" in said.err
-    assert "KeyError: 'claims'" in said.err
-    assert "write it with: robustprune report " in said.err
 
 
 def test_a_run_that_goes_on_keeps_the_mended_file(command: Command, here: Path) -> None:
     recipe, _ = write(here, "judge", "1 / 0")
     said = command("run", recipe, "--quiet", "--out", "run")
-    line = shlex.split(said.err.partition("go on with: ")[2])
+    line = shlex.split(said.err.partition("Resume with: ")[2])
     assert line[-1] == "--resume"
     (here / "run" / "imports" / "mine.py").write_text("")
     command(*line[1:])  # this process knows the file as it was

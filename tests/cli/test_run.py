@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from robustprune.cli import main
-from robustprune.cli.main import FAULT, INTERRUPTED, OK
-from robustprune.errors import InterruptedRun
+from robustprune.cli.outcome import FAULT, INTERRUPTED, OK
 from robustprune.pipeline import RunResult
 from robustprune.pruners import Method
 
@@ -43,6 +42,11 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]],
     return arrange
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
 def test_it_prints_the_table_and_where_everything_is(
     command: Command, here: Path, small: RunResult
 ) -> None:
@@ -74,8 +78,8 @@ def test_the_last_lines_are_about_what_has_happened(
     def fail(*args: object, **options: object) -> None:
         raise OSError("out of order")
 
-    monkeypatch.setattr("robustprune.tracking.tracker.Store", fail)
-    monkeypatch.setattr("robustprune.pipeline.job.write_report", fail)
+    monkeypatch.setattr("robustprune.tracking.store.Store", fail)
+    monkeypatch.setattr("robustprune.pipeline.runner.write_report", fail)
     path = tiny.write(here, DENSE, {"tracking": {"enabled": True}})
     said = command("run", path, "--out", "a run", "--max-steps", "1")
     assert said.code == OK
@@ -86,17 +90,6 @@ def test_the_last_lines_are_about_what_has_happened(
         assert untrue not in said.out
 
 
-def test_a_finished_run_without_its_page_is_given_one(command: Command, here: Path) -> None:
-    path = tiny.write(here, DENSE, {"tracking": {"enabled": True}})
-    words = ("run", path, "--out", "a run", "--max-steps", "1")
-    assert "a page to look at" in command(*words).out
-    page = here / "a run" / "report" / "report.html"
-    assert "unfinished" not in page.read_text()
-    page.unlink()
-    assert "a page to look at" in command(*words, "--resume").out
-    assert "unfinished" not in page.read_text()
-
-
 def test_quiet_is_quiet(command: Command, here: Path) -> None:
     said = command("run", tiny.write(here, DENSE), "--quiet", "--max-steps", "1")
     assert said == (OK, "", "")
@@ -104,91 +97,95 @@ def test_quiet_is_quiet(command: Command, here: Path) -> None:
     assert (folder / "results.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stop_is_answered_with_the_line_that_resumes(
     name: str, command: Command, here: Path, stop: Any, small: RunResult
 ) -> None:
     recipe = tiny.write(here, tiny.SMALL, EVALUATE, {"seed": 7}, name="my recipe.yaml")
     stop(7, lambda: os.kill(os.getpid(), getattr(signal, name)))  # in pruning's second epoch
-    said = command("run", recipe, "--out", "a run", "--set", "seed=0", "--quiet")
+    said = command("run", recipe, "--out", "a run", "--set", "seed=0")
     assert said.code == INTERRUPTED
-    assert said.out == ""
     assert said.err.startswith("interrupted; what was finished is kept.")
-    assert {path.name for path in (here / "a run" / "state").glob("*.pt")} == {
-        "dense.pretrain.pt",
-        "hydra-0.1.prune.pt",
-    }
-    line = next(x for x in said.err.splitlines() if x.startswith("Resume with: "))
-    words = shlex.split(line.removeprefix("Resume with: "))
-    assert words[0] == "robustprune"
-    resumed = command(*words[1:])
+    kept = {path.name for path in (here / "a run" / "state").glob("*.pt")}
+    assert kept == {"dense.pretrain.pt", "hydra-0.1.prune.pt"}
+    resumed = command(*resuming(said.err))
     assert (resumed.code, resumed.err) == (OK, "")
-    assert f"resuming tiny in {here / 'a run'}" in resumed.out
+    assert "resuming tiny in a run" in resumed.out
     assert "dense pretrain" not in resumed.out
     assert tiny.models(here / "a run") == tiny.models(small.folder)
     assert tiny.results(here / "a run")["networks"] == small.networks
 
 
-def test_the_line_that_resumes_a_short_run_is_short_too(
+def resuming(err: str) -> list[str]:
+    """The words after ``robustprune`` of the line that resumes."""
+    program, *words = shlex.split(err.partition("Resume with: ")[2])
+    assert program == "robustprune"
+    return words
+
+
+def test_a_short_run_is_resumed_by_its_line_or_as_the_newest_one(
     command: Command, here: Path, stop: Any
 ) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
+    words = ("run", tiny.write(here, DENSE), "--max-steps", "3", "--quiet")
     stop(2, interrupt)
-    said = command("run", tiny.write(here, DENSE), "--max-steps", "3", "--quiet")
+    said = command(*words)
     assert said.code == INTERRUPTED
-    words = shlex.split(said.err.split("Resume with: ")[1])
-    assert words[-2:] == ["--max-steps", "3"]
-    assert command(*words[1:]).code == OK
-
-
-def test_resume_finds_the_newest_run(command: Command, here: Path, stop: Any) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    stop(4, interrupt)
-    recipe = tiny.write(here, DENSE)
-    assert command("run", recipe, "--quiet").code == INTERRUPTED
-    assert command("run", recipe, "--quiet", "--resume").code == OK
-    assert command("run", recipe, "--quiet", "--resume").code == 2
+    assert resuming(said.err) == [*map(str, words), "--resume"]
+    stop(1, interrupt)
+    assert command(*resuming(said.err)).code == INTERRUPTED
+    assert command(*resuming(said.err)).code == OK
+    assert command(*resuming(said.err)).code == 2
     assert len(list((here / "runs" / "tiny").iterdir())) == 1
 
 
-def test_an_interruption_before_there_is_a_run(
-    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("several", [[], ["--processes", "2"]])
+def test_an_interruption_while_a_resume_is_set_up_says_how_to_try_again(
+    several: list[str], command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def variants(*args: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("robustprune.cli.variants.variants", variants)
+    said = command("run", "tiny.yaml", "--out", "run", "--resume", *several)
+    assert said.code == INTERRUPTED
+    words = ["robustprune run tiny.yaml --out run --resume", *several]
+    assert said.err.splitlines()[-1] == f"Resume with: {' '.join(words)}"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (KeyboardInterrupt(), INTERRUPTED, "interrupted."),
+        (KeyError("ours"), FAULT, "error: this is a fault of robustprune, not of your input. "),
+    ],
+)
+def test_an_end_before_there_is_a_run(
+    error: BaseException,
+    code: int,
+    last: str,
+    command: Command,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def load(*args: object, **options: object) -> None:
-        raise KeyboardInterrupt
+        raise error
 
-    monkeypatch.setattr("robustprune.datasets.digits.Digits.load", load)
-    assert command("run", tiny.write(here)) == (INTERRUPTED, "", "interrupted.\n")
-
-
-def test_our_own_fault_shows_its_traceback(
-    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(*args: object, **options: object) -> None:
-        raise KeyError("ours")
-
-    monkeypatch.setattr("robustprune.datasets.digits.Digits.load", load)
+    monkeypatch.setattr("robustprune.datasets.small_images.Digits.load", load)
     said = command("run", tiny.write(here))
-    assert said.code == FAULT
-    assert "Traceback" in said.err
-    assert "KeyError: 'ours'" in said.err
-    assert "a fault of robustprune" in said.err.splitlines()[-1]
+    assert (said.code, said.out) == (code, "")
+    assert said.err.splitlines()[-1].startswith(last)
+    assert ("KeyError: 'ours'" in said.err) == ("Traceback" in said.err) == (code == FAULT)
 
 
-def test_interrupted_runs_are_interrupts_for_python_too() -> None:
-    assert issubclass(InterruptedRun, KeyboardInterrupt)
+@pytest.mark.parametrize("words", [["list"], ["schema"]])
+def test_a_closed_pipe_is_no_fault(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of ``robustprune list | head``."""
 
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
 
-def test_a_closed_pipe_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def listing(arguments: object) -> None:
-        raise BrokenPipeError
-
-    closed = io.StringIO()
-    monkeypatch.setattr("robustprune.cli.list_command.command", listing)
-    monkeypatch.setattr("sys.stderr", closed)
-    assert main(["list"]) == OK
-    assert closed.closed
+    monkeypatch.setattr("sys.stdout", Closed())
+    monkeypatch.setattr("sys.stderr", errors := io.StringIO())
+    assert (main(words), errors.getvalue()) == (OK, "")

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 
 from robustprune.pipeline import RunResult
@@ -48,15 +46,12 @@ def test_check_says_what_would_happen_and_does_not_do_it(command: Command, here:
     assert (said.code, said.err) == (0, "")
     for text in ("weights kept, by layer", "optimizer steps, by stage", "tiny.yaml is valid"):
         assert text in said.out
-    assert str(Path("runs/tiny/<id>/hydra-0.01/model.safetensors")) in said.out
+    assert str(Path("runs/tiny/<id>")) in said.out
     resolved = yaml.safe_load(said.out.split("weights kept")[0])
     assert resolved == tiny.recipe({"finetune": {"epochs": 3}}).document()
     assert [found.name for found in here.iterdir()] == ["tiny.yaml"]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("robustprune.recipe.jsonschema") is None, reason="not written yet"
-)
 def test_the_schema_is_json(command: Command) -> None:
     said = command("schema")
     assert (said.code, said.err) == (0, "")

@@ -31,7 +31,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         asked.append((uri, port))
         yield SimpleNamespace(runs="http://here", wait=interrupt)
 
-    monkeypatch.setattr("robustprune.cli.ui_command.serve_ui", serve)
+    monkeypatch.setattr("robustprune.tracking.serve_ui", serve)
     return asked
 
 
@@ -64,14 +64,6 @@ def test_a_folder_a_run_a_file_an_address_or_a_recipe_names_it(
     assert [uri for uri, _ in opened] == expected
 
 
-def test_a_server_has_its_own_ui(
-    command: Command, here: Path, opened: list[tuple[str, int]]
-) -> None:
-    said = command("ui", "https://me:secret@host:1/mlflow")
-    assert said == (0, "the store is a server; its UI is https://host:1/mlflow\n", "")
-    assert opened == []
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -80,6 +72,7 @@ def test_a_server_has_its_own_ui(
         ((), "robustprune run recipes/quickstart.yaml"),
         (("--port", "0"), "from 1 on"),
         (("--port", "70000", "store.db"), "--port 5001"),
+        (("https://me:secret@host:1/mlflow",), "https://***@host:1/mlflow' is a server"),
     ],
 )
 def test_what_cannot_be_opened_is_the_users_fault(

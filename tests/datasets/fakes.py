@@ -13,7 +13,7 @@ from PIL import Image
 
 from robustprune import datasets
 from robustprune.datasets import Dataset
-from robustprune.datasets.files import FileDataset
+from robustprune.datasets.small_images import SmallImages
 
 
 def pixels(count: int, channels: int, size: int, *, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -67,7 +67,7 @@ def create(name: str, folder: Path, **options: Any) -> Dataset:
         write_folders(folder)
         small = {"root": folder, "classes": 2, "size": 8, "resize": 10, "workers": 0}
         return datasets.create(name, **{**small, **options})
-    if not issubclass(schema, FileDataset):
+    if not issubclass(schema, SmallImages):
         return datasets.create(name, **options)
     dataset = datasets.create(name, root=folder, download=False, **options)
     write_split(folder, "train", dataset, 12)

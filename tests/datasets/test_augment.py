@@ -2,28 +2,23 @@ from __future__ import annotations
 
 import torch
 
-from robustprune.datasets.augment import CropFlip, crop
+from robustprune.datasets.small_images import CropFlip
 
 IMAGE = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=torch.uint8)
 
 
-def test_crop_by_hand():
-    images = torch.stack([IMAGE, IMAGE, IMAGE])[:, None]
-    found = crop(images, torch.tensor([[1, 1], [0, 0], [2, 1]]), padding=1)
+def test_crop_by_hand_alike_in_every_channel():
+    images = torch.stack([IMAGE, IMAGE + 10])[None].repeat(3, 1, 1, 1)
+    draws = torch.tensor([[1, 1, 0], [3, 0, 0], [5, 4, 1]])  # modulo 3: rows and columns of the cut
+    found = CropFlip(padding=1, flip=False)(images, draws)
     expected = [
         [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
         [[0, 0, 0], [0, 1, 2], [0, 4, 5]],
         [[4, 5, 6], [7, 8, 9], [0, 0, 0]],
     ]
     assert found[:, 0].tolist() == expected
+    assert found[2, 1].tolist() == [[14, 15, 16], [17, 18, 19], [0, 0, 0]]
     assert found.dtype == torch.uint8
-
-
-def test_every_channel_is_cropped_alike():
-    images = torch.stack([IMAGE, IMAGE + 10])[None]
-    found = crop(images, torch.tensor([[2, 2]]), padding=1)
-    assert found[0, 0].tolist() == [[5, 6, 0], [8, 9, 0], [0, 0, 0]]
-    assert found[0, 1].tolist() == [[15, 16, 0], [18, 19, 0], [0, 0, 0]]
 
 
 def test_flip_mirrors_left_and_right_where_the_draw_is_odd():
@@ -32,6 +27,7 @@ def test_flip_mirrors_left_and_right_where_the_draw_is_odd():
     found = CropFlip(padding=0)(images, draws)
     assert found[0, 0].tolist() == IMAGE.tolist()
     assert found[1, 0].tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
+    assert torch.equal(CropFlip(padding=0, flip=False)(images, draws), images)
 
 
 def test_crop_and_flip_together_follow_the_draws():
@@ -47,9 +43,3 @@ def test_all_offsets_and_both_sides_occur_about_equally_often():
     counts = torch.bincount(where, minlength=81).float()
     assert counts.min() > 60  # 111 expected each
     assert counts.max() < 170
-
-
-def test_without_flip_images_are_only_moved():
-    images = IMAGE[None, None].repeat(64, 1, 1, 1)
-    draws = torch.randint(2**62, (64, 3), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(CropFlip(padding=0, flip=False)(images, draws), images)

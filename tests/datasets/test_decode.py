@@ -17,7 +17,7 @@ from robustprune.errors import UsageError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 DEEP = RAMP.astype(np.uint16) * 257
-"""The same ramp in 16 bits: 255 is 65535."""
+"""The same ramp in 16 bits, where 255 is 65535."""
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> io.BytesIO:
@@ -35,7 +35,7 @@ def grey() -> Image.Image:
     return Image.fromarray(RAMP)
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG2000", "PPM"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG2000", "PPM"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_grey_ramp_of_16_bits_is_scaled(form: str, mode: str) -> None:
     found = read(encoded(Image.fromarray(DEEP), form), mode)
@@ -48,54 +48,18 @@ def test_values_between_are_rounded() -> None:
     assert found.tolist() == [[0, 0, 1, 1, 127, 255, 255]]
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L"])
-def test_both_orders_of_bytes_are_known(mode: str) -> None:
-    kind = ">u2" if mode == "I;16B" else "<u2"
-    image = Image.frombytes(mode, (16, 16), DEEP.astype(kind).tobytes())
-    assert np.array_equal(read(encoded(image, "TIFF")), RAMP)
-
-
-def tiff(values: np.ndarray[Any, Any], bits: int, *, photometric: int = 1) -> io.BytesIO:
-    """A grey TIFF of one uncompressed strip, as pillow does not write it."""
-    data = values.astype("<u2").tobytes()
-    if bits == 12:
-        pairs = values.reshape(-1, 2)
-        data = bytes(
-            byte for a, b in pairs.tolist() for byte in (a >> 4, (a & 15) << 4 | b >> 8, b & 255)
-        )
-    height, width = values.shape
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1}
-    tags |= {278: height, 279: len(data), 339: 1}
-    tags[273] = 8 + 2 + 12 * len(tags) + 4
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
-    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
-    return io.BytesIO(head + entries + struct.pack("<I", 0) + data)
-
-
-def test_white_of_twelve_bits_is_4095() -> None:
-    values = (RAMP.astype(np.uint32) * 4095 + 127) // 255
-    assert np.array_equal(read(tiff(values, 12)), RAMP)
-
-
-def test_deep_grey_in_which_white_is_zero_is_refused() -> None:
-    assert np.array_equal(read(tiff(DEEP, 16)), RAMP)
-    with pytest.raises(UsageError, match="which of its numbers is white"):
-        read(tiff(DEEP, 16, photometric=0))
-
-
 REFUSED = {
-    "32 bits": (Image.fromarray(DEEP.astype(np.int32)), "TIFF", "which of its numbers is white"),
-    "float": (Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF", "black and white"),
-    "LAB": (Image.merge("LAB", [Image.fromarray(RAMP)] * 3), "TIFF", "black and white"),
+    "16 bits of TIFF, where white may be zero": (Image.fromarray(DEEP), "TIFF"),
+    "32 bits": (Image.fromarray(DEEP.astype(np.int32)), "TIFF"),
+    "float": (Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF"),
+    "LAB": (Image.merge("LAB", [Image.fromarray(RAMP)] * 3), "TIFF"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_numbers_whose_range_is_not_known_are_refused(kind: str) -> None:
-    image, form, message = REFUSED[kind]
-    with pytest.raises(UsageError, match=message) as error:
-        read(encoded(image, form))
-    assert "8 bits" in str(error.value)
+def test_numbers_whose_range_is_not_known_are_refused_and_not_clipped(kind: str) -> None:
+    with pytest.raises(UsageError, match=r"which of its values are black and white.* 8 bits"):
+        read(encoded(*REFUSED[kind]))
 
 
 def test_bits_are_black_and_white() -> None:
@@ -105,12 +69,11 @@ def test_bits_are_black_and_white() -> None:
         assert np.array_equal(read(encoded(bits, form)), (RAMP > 127) * np.uint8(255))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
 def test_modes_of_eight_bits_keep_the_ramp(mode: str) -> None:
-    form = {"PA": "TIFF", "RGBX": "TIFF", "CMYK": "TIFF", "YCbCr": "TIFF"}.get(mode, "PNG")
-    image = grey().convert("RGB" if mode in ("CMYK", "YCbCr", "RGBX", "RGBA") else "L")
-    image = image.convert(mode) if mode != "PA" else grey().convert("P").convert("PA")
-    stream = encoded(image, form)
+    form = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    image = grey().convert("RGB" if mode in ("CMYK", "YCbCr", "RGBA") else "L")
+    stream = encoded(image.convert(mode), form)
     for wanted in ("L", "RGB"):
         found = read(stream, wanted).astype(int)
         assert np.abs(found.reshape(16, 16, -1)[..., 0] - RAMP).max() <= 1
@@ -122,7 +85,6 @@ def transparent() -> dict[str, io.BytesIO]:
     colour = Image.merge("RGB", [grey()] * 3)
     with_alpha = Image.merge("RGBA", [grey()] * 3 + [half])
     return {
-        "LA": encoded(Image.merge("LA", [grey(), half]), "PNG"),
         "RGBA": encoded(with_alpha, "PNG"),
         "WebP": encoded(with_alpha, "WEBP", lossless=True),
         "a palette's colour": encoded(grey().convert("P"), "PNG", transparency=7),
@@ -130,7 +92,6 @@ def transparent() -> dict[str, io.BytesIO]:
             grey().convert("P"), "PNG", transparency=bytes([255] * 9 + [3] * 247)
         ),
         "a colour": encoded(colour, "PNG", transparency=(9, 9, 9)),
-        "a grey": encoded(grey(), "PNG", transparency=9),
         "GIF": encoded(grey(), "GIF", transparency=4),
     }
 
@@ -166,7 +127,7 @@ def png(width: int, height: int) -> io.BytesIO:
     return io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
-@pytest.mark.parametrize("side", [(9500, 9500), (30000, 30000), (2**31 - 1, 1)])
+@pytest.mark.parametrize("side", [(9500, 9500), (2**31 - 1, 1)])
 def test_a_size_is_not_believed(side: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     def load(image: Any) -> None:
         raise AssertionError("decoded")

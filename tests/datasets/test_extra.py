@@ -101,7 +101,7 @@ def test_what_does_not_fit_the_dataset_is_refused(tmp_path, case):
     assert str(tmp_path / "x.npz") in str(error.value)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 2000])
+@pytest.mark.parametrize("keep", [0, 2000])
 def test_a_truncated_archive_is_named(tmp_path, keep):
     file = write(tmp_path / "extra", "npz")
     file.write_bytes(file.read_bytes()[:keep])

@@ -74,3 +74,19 @@ def test_an_empty_folder_is_told(tmp_path):
 def test_a_cut_larger_than_the_image_is_refused():
     with pytest.raises(InvalidError, match=r"'resize' \(100\) must be at least 'size' \(200\)"):
         datasets.create("imagefolder", size=200, resize=100)
+
+
+def test_links_in_a_circle_repeat_no_image(tmp_path):
+    before = create("imagefolder", tmp_path).load(seed=0, train=False).test
+    folder = tmp_path / "val/class0"
+    (folder / "deep").mkdir()
+    (folder / "deep/up").symlink_to(folder)
+    (folder / "self").symlink_to(".")
+    (folder / "all").symlink_to(tmp_path / "val")
+    dataset = datasets.create("imagefolder", root=tmp_path, size=8, resize=10)
+    test = dataset.load(seed=0, train=False).test
+    assert test.paths == before.paths
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "0.png").rename(tmp_path / "elsewhere/0.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert len(dataset.load(seed=0, train=False).test) == len(test)

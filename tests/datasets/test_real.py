@@ -13,6 +13,7 @@ BESIDE = Path(__file__).resolve().parents[3] / "shared/data"
 DATA = Path(os.environ.get("ROBUSTPRUNE_DATA", BESIDE)).absolute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_the_real_test_images(name, monkeypatch):
     if not (DATA / name).is_dir():

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from robustprune.datasets.augment import CropFlip
+from robustprune.datasets.small_images import CropFlip
 from robustprune.datasets.source import Mixed, TensorSource
 from robustprune.errors import UsageError
 

@@ -54,6 +54,20 @@ def test_logit_pairing_is_its_formula(workshop: Path, monkeypatch: pytest.Monkey
     assert loss.total.item() == pytest.approx(-math.log(0.2) + 2 * pairing)
 
 
+def test_an_npz_holds_what_the_network_does(workshop: Path):
+    import numpy as np
+
+    from robustprune.artifacts.saved import SavedModel
+
+    module(workshop / "arrays.py")
+    architecture = {"name": "cnn_digits", "in_chans": 1, "image_size": 8}
+    network = SavedModel(rp.create_model(**architecture).eval(), {}, {"model": architecture})
+    rp.backends.create("arrays", compressed="false").export(network, workshop / "net.npz")
+    arrays = np.load(workshop / "net.npz")
+    for name, tensor in network.model.state_dict().items():
+        assert np.array_equal(arrays[name], tensor.numpy())
+
+
 def tangible(*values: list[list[float]]) -> MaskedModel:
     """Linear layers of these weights, masked by ones."""
     import torch
@@ -159,6 +173,7 @@ def test_ticket_by_hand(workshop: Path):
     assert example["Ticket"](rewind=0).needs() == ("dense", "init")
 
 
+@pytest.mark.slow
 def test_pruners_of_the_page_keep_what_is_asked_and_go_on_where_they_were(
     workshop: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -285,3 +300,16 @@ def test_npz_reads_its_files_and_names_those_that_are_missing(workshop: Path):
         data.open(train=False)
     with pytest.raises(rp.UsageError, match=r"train\.npz was not found"):
         example["Npz"](root=Path("elsewhere")).open(train=True)
+
+
+def test_empty_filters_by_hand(workshop: Path):
+    import torch
+
+    from robustprune.artifacts.saved import SavedModel
+
+    module(workshop / "zeros.py")
+    model = torch.nn.Linear(2, 3)
+    with torch.no_grad():
+        model.weight[1] = 0
+    found = rp.measures.create("empty_filters").measure(SavedModel(model, {}, {}), torch.ones(1, 2))
+    assert found == {"filters": 3, "empty": 1}

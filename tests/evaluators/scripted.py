@@ -7,7 +7,7 @@ from torch import nn
 
 from robustprune.errors import UsageError
 from robustprune.evaluators import cascade
-from robustprune.evaluators.bounds import METHODS
+from robustprune.evaluators.cascade import METHODS
 
 EASY, NEVER = 0, 9
 

@@ -19,6 +19,7 @@ def few_queries(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize(("classes", "norm"), [(4, "linf"), (10, "linf"), (12, "l2")])
 def test_agrees_with_the_closed_form(classes, norm):
@@ -55,7 +56,7 @@ def test_too_few_classes_are_named(version, classes):
 def test_images_too_small_for_square_in_l2_are_named():
     model = linear(4, (1, 4, 4))
     images, labels = batch(model, 2, (1, 4, 4))
-    with pytest.raises(UsageError, match=r"square ones of 5, 6, .* these have 4 × 4 pixels"):
+    with pytest.raises(UsageError, match=r"its squares fit into in l2, .* these have 4 × 4 pixels"):
         create("autoattack", norm="l2").judge(model, images, labels, seed=0)
 
 

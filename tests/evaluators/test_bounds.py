@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustprune.adapters import bounds as adapter
 from robustprune.errors import UsageError
 from robustprune.evaluators import create
-from robustprune.evaluators.bounds import METHODS
+from robustprune.evaluators.cascade import METHODS
 from robustprune.types import Batch, Threat
 
 from .scripted import EASY, NEVER, Constant, images, play
@@ -68,6 +67,7 @@ def test_alpha_crown_climbs_further_with_more_iterations():
     assert few["alpha_crown"].sum() < many["alpha_crown"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*METHODS, "verified"])
 def test_the_batch_size_does_not_matter(name):
     model = relu(1)
@@ -221,10 +221,6 @@ def test_only_the_accuracy_is_reported():
     found = create("ibp", label="vra-t").judge(model, *spread(model), seed=0)
     metrics = create("ibp", label="vra-t").summarise(found)
     assert metrics.keys() == {"vra-t", "vra-t_n", "vra-t_interval"}
-
-
-def test_the_names_are_the_adapters():
-    assert tuple(adapter.METHODS) == METHODS
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_the_name_changes_and_the_draws_do_not():
 
     def starts(**options):
         evaluator, seen = create("pgd", eps=0.1, **options), []
-        object.__setattr__(evaluator, "judge", lambda *_, **__: seen.append(torch.rand(3)) or {})
+        said = {evaluator.metric: torch.zeros(3, dtype=torch.bool)}
+        object.__setattr__(evaluator, "judge", lambda *_, **__: seen.append(torch.rand(3)) or said)
         list(evaluator.evaluate(model, numbered(images, labels, 3), seed=0, network="dense"))
         return torch.stack(seen)
 

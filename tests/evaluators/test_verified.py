@@ -5,7 +5,7 @@ import torch
 
 from robustprune.errors import UsageError
 from robustprune.evaluators import cascade, create
-from robustprune.evaluators.bounds import METHODS
+from robustprune.evaluators.cascade import METHODS
 
 from .scripted import EASY, NEVER, Constant, images, play
 from .toys import evaluated, pooled, relu, spread
@@ -18,6 +18,7 @@ def judged(*levels, size=None, **options):
     return evaluated(evaluator, Constant(), *images(*levels), size or len(levels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "eps", "codes"), [(1, 0.01, {-3, -1, 0, 1, 2}), (1, 0.02, {-3, -1, 1, 2, 3})]
 )
@@ -63,10 +64,10 @@ def test_cheap_bounds_come_first_however_they_are_written(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"bounds": []}, "bounds: expected a list of 1 or more"),
+        ({"bounds": []}, "should have at least 1 item"),
         ({"bounds": ["ibp", "crown", "ibp"]}, "a bound stands twice; got ibp, crown, ibp"),
         ({"bounds": ["ibp", "crwn"]}, r"bounds.1: should be 'ibp', .*got 'crwn'"),
-        ({"bounds": "crown"}, r"write \[crown\]"),
+        ({"bounds": "crown"}, "in brackets"),
         ({"seconds": 0}, "seconds"),
         ({"memory": 0}, "memory"),
         ({"eps": 0}, "eps"),
@@ -112,7 +113,7 @@ def test_time_is_checked_between_the_parts_of_a_batch(monkeypatch):
 def needs(monkeypatch, **gib):
     """Set what the bounds are estimated to take for an image, in GiB."""
     estimate = {name: int(gib.get(name, 2**-20) * 2**30) for name in METHODS}
-    monkeypatch.setattr(cascade, "bytes_an_image", lambda *args, **options: estimate)
+    monkeypatch.setattr(cascade, "bytes_per_image", lambda *args, **options: estimate)
 
 
 def test_so_many_images_are_bounded_at_once_as_fit(monkeypatch):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from robustprune.datasets.source import TensorSource
 from robustprune.evaluators import Evaluator
-from robustprune.pipeline.judge import judge
-from robustprune.pipeline.progress import Subject
+from robustprune.pipeline.evaluate import judge
+from robustprune.pipeline.evaluation_state import Subject
 from robustprune.tracking import Console
 from robustprune.types import Batch
 
@@ -111,9 +111,10 @@ def evaluated(
     network: str = "dense",
 ) -> dict[str, Tensor]:
     """What an evaluator says of all images, judged ``sizes`` at a time."""
-    return judge(
+    _, images = judge(
         evaluator.model_copy(update={"batch_size": sizes}),
         Subject(model, TensorSource(pixels, labels), network=network, seed=0),
         device=torch.device("cpu"),
         console=Console(quiet=True),
-    ).images
+    )
+    return images

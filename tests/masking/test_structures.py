@@ -12,7 +12,7 @@ from robustprune.models import create_model
 OPTIONS = {"block": {"rows": 3, "columns": 5}}
 STRUCTURES = [structures.create(name, **OPTIONS.get(name, {})) for name in structures.names()]
 NAMES = [structure.registered_name for structure in STRUCTURES]
-DENSITIES = (0.01, 0.1, 0.3, 0.5, 0.9, 1.0)
+DENSITIES = (0.01, 0.5, 1.0)
 
 
 def network() -> nn.Sequential:
@@ -214,7 +214,7 @@ def test_two_of_four_run_along_input_channels():
     assert int(mask[..., 0, 1].sum()) == 8
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (1, 4), (3, 4), (2, 3), (5, 8)])
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (3, 4), (5, 8)])
 @pytest.mark.parametrize("kernel", [(), (1, 1), (2, 3)])
 def test_n_of_every_m_agree_with_brute_force(n, m, kernel):
     structure = structures.create("n_m", n=n, m=m)

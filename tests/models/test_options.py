@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 
+from robustprune.components import build
 from robustprune.errors import InvalidError, UsageError
 from robustprune.models import ModelOptions, create_model
-from robustprune.models.normalize import Normalized
-from robustprune.parts import build
+from robustprune.models.factory import Normalized
 
 
 def test_the_dataset_fills_what_is_not_given() -> None:
-    model = ModelOptions(name="cnn_small").build(num_classes=4, in_chans=1, image_size=28)
-    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 4)
+    options = ModelOptions(name="cnn_small").resolved(num_classes=4, in_chans=1, image_size=28)
+    assert create_model(**options)(torch.rand(2, 1, 28, 28)).shape == (2, 4)
 
 
 def test_resolved_options_are_complete_json_and_rebuild_the_architecture() -> None:
@@ -30,7 +30,7 @@ def test_resolved_options_are_complete_json_and_rebuild_the_architecture() -> No
         "drop_rate": 0.25,
     }
     rebuilt = create_model(**json.loads(json.dumps(resolved)))
-    original = options.build(num_classes=3, in_chans=3, image_size=32)
+    original = create_model(**resolved)
     rebuilt.load_state_dict(original.state_dict())
     assert isinstance(rebuilt, Normalized)
     assert rebuilt.backbone.drop_rate == 0.25

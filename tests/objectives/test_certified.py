@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustprune.adapters.bounds import Bounds
-from robustprune.adapters.fusion import cross_entropy_bound
 from robustprune.objectives import create
 from robustprune.objectives.certified import robust_cross_entropy
 from robustprune.types import Progress
@@ -90,19 +89,20 @@ def test_crown_ibp_mixes_the_margins_by_how_far_the_ramp_is():
 def test_crown_ibp_is_ibp_after_the_ramp_and_in_stages_without_one(monkeypatch):
     model, (images, labels) = deep(), data()
     used = []
-    original = Bounds._computing
+    for name in ("margins", "interval_and_linear"):
+        original = getattr(Bounds, name)
 
-    def computing(self, model, images, eps, method):
-        used.append(method)
-        return original(self, model, images, eps, method)
+        def noted(*inputs, name=name, original=original, **options):
+            used.append(options.get("method", name))
+            return original(*inputs, **options)
 
-    monkeypatch.setattr(Bounds, "_computing", computing)
+        monkeypatch.setattr(Bounds, name, noted)
     objective = create("crown_ibp", eps=EPS, ramp={"epochs": 4})
     for progress in (Progress(fraction=0.5, epochs=8), Progress(stage="prune", epochs=8)):
         objective(model, images, labels, progress)
     assert used == ["ibp", "ibp"]
     objective(model, images, labels, Progress(fraction=0.1, epochs=8))
-    assert used[2:] == ["crown_ibp"]  # which begins with the other
+    assert used[2:] == ["interval_and_linear"]
 
 
 def test_fusion_mixes_losses():
@@ -110,7 +110,7 @@ def test_fusion_mixes_losses():
     objective = create("crown_ibp", eps=EPS, ramp={"epochs": 4}, fusion=True)
     bounds = Bounds(model, images)
     interval = bounds.margins(model, images, labels, eps=EPS / 4, method="ibp")
-    fused = cross_entropy_bound(bounds, model, images, labels, eps=EPS / 4).mean()
+    fused = bounds.cross_entropy(model, images, labels, eps=EPS / 4).mean()
     expected = 0.75 * fused + 0.25 * robust_cross_entropy(interval)
     loss = objective(model, images, labels, Progress(fraction=0.125, epochs=8))
     assert loss.total.item() == pytest.approx(expected.item())
@@ -164,6 +164,7 @@ def test_another_network_gets_bounds_of_its_own(name):
     assert torch.equal(*totals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "progress", "options"),
     [
@@ -227,6 +228,7 @@ def test_mixtrain_adds_the_robust_loss_of_some_samples():
     assert loss.total.item() == pytest.approx((clean + 0.1 * loss.parts["robust"]).item())
 
 
+@pytest.mark.slow
 def test_mixtrain_takes_its_turn_with_its_probability():
     model, (images, labels) = linear(3), data()
     objective = create("mixtrain", eps=EPS)

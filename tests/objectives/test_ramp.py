@@ -2,10 +2,10 @@ import itertools
 
 import pytest
 
+from robustprune.components import Options, build
 from robustprune.errors import InvalidError
 from robustprune.objectives import get
 from robustprune.objectives.ramp import Ramp
-from robustprune.parts import Options, build
 from robustprune.types import Progress
 
 

@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -64,13 +65,19 @@ def test_total_equals_a_plain_smoothadv():
         assert torch.allclose(one.grad, two.grad, rtol=1e-7, atol=1e-12)
 
 
+def perturbed(model, images, labels, noise, **options):
+    """X + δ under noises of our choice."""
+    objective = create("smoothadv", sigma=1, noises=len(noise), **options)
+    with mock.patch("torch.randn", return_value=noise):
+        return (objective.attack(model, images, labels, Progress()) - noise)[0]
+
+
 @pytest.mark.parametrize("noises", [1, 4])
 def test_a_linear_classifier_is_moved_along_its_weights_to_the_edge_of_the_ball(noises):
     """Two classes: whatever the noise, the gradient points along ±(w₁ − w₀)."""
     (images, labels), model = grey(), linear()
-    objective = create("smoothadv", noises=noises, steps=3)
     noise = 0.25 * torch.randn(noises, *images.shape)
-    delta = objective.perturb(model, images, labels, noise, 0.2) - images
+    delta = perturbed(model, images, labels, noise, eps=0.2, steps=3) - images
     difference = (model[1].weight[1] - model[1].weight[0]).detach()
     away = torch.where(labels == 0, 1.0, -1.0)[:, None] * difference / difference.norm()
     assert torch.allclose(delta.flatten(1), 0.2 * away, atol=1e-6)
@@ -78,10 +85,11 @@ def test_a_linear_classifier_is_moved_along_its_weights_to_the_edge_of_the_ball(
 
 def test_a_step_has_the_stated_length():
     (images, labels), model = grey(), linear()
+    inputs = recorded(model)
     noise = torch.randn(2, *images.shape)
-    short = create("smoothadv", eps=0.05, steps=1, step_size=0.05)
-    delta = short.perturb(model, images, labels, noise, 0.2) - images
-    assert torch.allclose(delta.flatten(1).norm(dim=1), torch.tensor(0.05))
+    perturbed(model, images, labels, noise, eps=0.3, steps=4, step_size=0.1)
+    delta = (inputs[1][0] - inputs[0][0]).flatten(1)
+    assert torch.allclose(delta.norm(dim=1), torch.tensor(0.1), atol=1e-6)
 
 
 class OneDimensional(nn.Module):
@@ -111,8 +119,7 @@ def test_the_attack_raises_the_smoothed_loss_not_the_mean_of_the_losses():
 
     images, labels = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
     noise = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1, 1)
-    objective = create("smoothadv", noises=2, steps=1)
-    x = objective.perturb(OneDimensional(logit), images, labels, noise, 0.1)
+    x = perturbed(OneDimensional(logit), images, labels, noise, eps=0.1, steps=1)
     assert x.item() == pytest.approx(0.6)
 
 
@@ -150,14 +157,13 @@ def test_images_stay_in_their_range_and_noisy_ones_do_not():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(300, 2))
     noise = torch.randn(2, *images.shape)
-    objective = create("smoothadv")
-    x = objective.perturb(model, images, labels, noise, 3.0)
-    assert x.min() >= 0
-    assert x.max() <= 1
+    x = perturbed(model, images, labels, noise, eps=3.0)
+    assert x.min() >= -1e-6
+    assert x.max() <= 1 + 1e-6
     assert not torch.equal(x, images)
     assert (x - images).flatten(1).norm(dim=1).max() <= 3 * (1 + 1e-5)
     inputs = recorded(model)
-    objective(model, images, labels, Progress())
+    create("smoothadv")(model, images, labels, Progress())
     assert inputs[-1][0].min() < -0.5
     assert inputs[-1][0].max() > 1.5
     spread = inputs[0][0].unflatten(0, (2, 4)) - images
@@ -215,7 +221,7 @@ def test_certain_predictions_give_finite_losses_and_gradients(scale):
     assert loss.total.isfinite()
     assert loss.logits.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-    x = objective.perturb(model, images, labels, torch.zeros(2, *images.shape), 0.2)
+    x = perturbed(model, images, labels, torch.zeros(2, *images.shape), eps=0.2)
     moved = (x - images).flatten(1).norm(dim=1)
     assert torch.allclose(moved, torch.full((3,), 0.0 if scale == 1e3 else 0.2), atol=1e-6)
 

@@ -20,7 +20,7 @@ from .steps import network_of
 
 Arm = Callable[[], None]
 SIZE = {"interrupted": 6 * 2**20, "tracked": 12 * 2**20}
-LITTLE = 2 * 2**20
+LITTLE = 2**18
 
 
 class Disk:
@@ -67,30 +67,19 @@ def before(owner: Any, method: str, act: Arm, number: int = 1, *, of: str = "") 
 
 def moments(disk: Disk) -> dict[str, Arm]:
     """When the disk becomes full, in the order in which a resumed run passes them."""
-    from robustprune.pipeline import job, making
+    from robustprune.masking import MaskedModel
     from robustprune.pipeline.images import ImageTable
     from robustprune.pruners import Method
 
-    def step(number: int, of: str) -> Arm:
-        return before(Method, "step", disk.fill, number, of=of)
-
     return {
-        "in the first epoch": step(1, "dense.pretrain"),
-        "in an epoch": step(2, "dense.pretrain"),
-        "before the dense network is written": before(making, "save_model", disk.fill),
+        "in an epoch": before(Method, "step", disk.fill, 3, of="dense.pretrain"),
         "before an evaluation is written": before(ImageTable, "write", disk.fill),
-        "before its second evaluation is written": before(ImageTable, "write", disk.fill),
-        "before metrics are noted in the model": before(job, "annotate", disk.fill),
-        "in the last epoch of pruning": step(3, "hydra-0.1.prune"),
-        "in an epoch of finetuning": before(
-            Method, "step", lambda: disk.fill(leave=10**5), 2, of="hydra-0.1.finetune"
-        ),
-        "before a pruned network is written": before(making, "save_model", disk.fill),
+        "before a pruned network is written": before(MaskedModel, "bake", disk.fill),
     }
 
 
 class Forks:
-    """Commands, each in a fork of its own that works in ``folder`` and notes its steps there."""
+    """Commands, each in a fork of its own; ``folder`` is for what they say."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,7 +100,6 @@ class Forks:
             os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             from robustprune.cli import main
 
-            _note_steps(self.folder / f"{place.name}.steps")
             if arm is not None:
                 arm()
             code = main(["run", *words, "--quiet"])
@@ -120,28 +108,13 @@ class Forks:
             os._exit(code)
 
 
-def _note_steps(file: Path) -> None:
-    from robustprune.pruners import Method
-
-    original = Method.after_step
-
-    def after_step(self: Any, stage: Any, masked: Any, optimizer: Any, progress: Any) -> None:
-        with file.open("a") as notes:
-            notes.write(f"{network_of(self)}.{stage.name} {progress.step}\n")
-        original(self, stage, masked, optimizer, progress)
-
-    Method.after_step = after_step  # type: ignore[method-assign]
-
-
 def tracked(recipe: str, disk: Disk, folder: Path) -> dict[str, Any]:
     """The disk that becomes full is the store's, too."""
     typed = Forks(folder)
     moment = "in an epoch"
-    told: dict[str, Any] = {}
-    told[moment] = typed(disk.path, recipe, "--out", "run", arm=moments(disk)[moment])
+    told = {moment: typed(disk.path, recipe, "--out", "run", arm=moments(disk)[moment])}
     disk.empty()
     told["the last time"] = typed(disk.path, recipe, "--out", "run", "--resume")
-    told["steps"] = {"patched": (folder / f"{disk.path.name}.steps").read_text()}
     return told
 
 
@@ -155,7 +128,6 @@ def interrupted(recipe: str, disk: Disk, folder: Path) -> dict[str, Any]:
     disk.empty()
     disk.read_only(True)
     told["read-only"] = typed(disk.path, recipe, "--out", "run")
-    told["read-only runs"] = typed(disk.path, recipe)
     told["read-only shared"] = typed(disk.path, recipe, "--out", str(folder / "elsewhere"))
     place, on = str(folder / "tracked"), "tracking.enabled=true"
     told["read-only store"] = typed(disk.path, recipe, "--out", place, "--set", on)
@@ -163,21 +135,14 @@ def interrupted(recipe: str, disk: Disk, folder: Path) -> dict[str, Any]:
     for moment, arm in moments(disk).items():
         resume = ["--resume"] if (disk.path / "run").exists() else []
         told[moment] = typed(disk.path, recipe, "--out", "run", *resume, arm=arm)
-        if moment == "in an epoch":
+        if not resume:
             told["still full"] = typed(disk.path, recipe, "--out", "run", "--resume")
             disk.empty()
             disk.read_only(True)
             told["read-only resume"] = typed(disk.path, recipe, "--out", "run", "--resume")
             disk.read_only(False)
         disk.empty()
-    from robustprune.pipeline.shared import SharedDense
-
-    sharing = before(SharedDense, "commit", disk.fill)
     told["the last time"] = typed(disk.path, recipe, "--out", "run", "--resume")
-    told["steps"] = {n: (folder / f"{p.name}.steps").read_text() for n, p in places.items()}
-    told["before it is shared"] = typed(disk.path, recipe, "--out", "b", arm=sharing)
-    disk.empty()
-    told["after it is shared"] = typed(disk.path, recipe, "--out", "b", "--resume")
     for name, place in places.items():
         run = place / "run"
         files = sorted(path for path in run.rglob("*") if path.is_file())

@@ -109,7 +109,7 @@ def points() -> dict[str, Arm]:
         "after a state, before its curve": replacing("dense.pretrain.pt", 2, after=True),
         "before the dense network is in place": replacing("dense/model.safetensors"),
         "within AutoAttack on the dense network": calling(torchattacks.APGD, "get_logits", 3),
-        "before AutoAttack's verdict is in place": replacing("evaluations.json"),
+        "before AutoAttack's results are in place": replacing("dense/images.parquet"),
         "before pruning begins": calling(HydraMethod, "begin"),
         "while pruning begins": calling(HydraMethod, "select", of="hydra-0.5.prune"),
         "before pruning's beginning is in place": replacing("hydra-0.5.prune.pt"),

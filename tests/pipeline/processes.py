@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from robustprune.datasets.source import TensorSource
 from robustprune.evaluators import create
-from robustprune.pipeline.judge import judge
-from robustprune.pipeline.progress import Subject
+from robustprune.pipeline.evaluate import judge
+from robustprune.pipeline.evaluation_state import Subject
 from robustprune.shard import Shard
 from robustprune.tracking import Console
 
@@ -39,15 +39,16 @@ def found(shard: Shard) -> list[dict[str, Any]]:
     verdicts = []
     for document in EVALUATORS:
         fields = {key: value for key, value in document.items() if key != "name"}
-        verdict = judge(
-            create(document["name"], **fields),
+        evaluator = create(document["name"], **fields)
+        _, entries = judge(
+            evaluator,
             subject,
             device=torch.device("cpu"),
             console=Console(quiet=True),
             shard=shard,
         )
-        images = {name: values.tolist() for name, values in verdict.images.items()}
-        verdicts.append({"metrics": verdict.metrics, "images": images})
+        images = {name: values.tolist() for name, values in entries.items()}
+        verdicts.append({"metrics": evaluator.summarise(entries), "images": images})
     return verdicts
 
 

@@ -10,23 +10,25 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from robustprune import __version__
 from robustprune.artifacts.reading import load_model, read_model
 from robustprune.evaluators.accuracy import interval, measured
 from robustprune.pipeline import RunResult
 from robustprune.recipe import load_recipe
+from robustprune.version import __version__
 
 from . import tiny
 
 
+@pytest.mark.slow
 def test_the_folder_holds_these_files_and_no_others(folder: Path) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     each = ("model.safetensors", "history.json", "images.parquet")
     network_files = {f"{n}/{f}" for n in tiny.NETWORKS for f in each}
-    state = {f"state/{f}" for f in ("run.json", "evaluations.json", "finished", "lock")}
+    state = {f"state/{f}" for f in ("run.json", "finished", "lock")}
     assert found == {"recipe.yaml", "results.json"} | network_files | state
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_loads_back_to_the_same(folder: Path) -> None:
     again = load_recipe(folder / "recipe.yaml")
     assert again == tiny.recipe()

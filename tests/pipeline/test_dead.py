@@ -16,9 +16,9 @@ from robustprune import evaluators
 from robustprune.datasets.source import TensorSource
 from robustprune.masking import MaskedModel
 from robustprune.pipeline import RunResult
-from robustprune.pipeline.dead import dead
-from robustprune.pipeline.progress import Subject
-from robustprune.report import page, write_report
+from robustprune.pipeline.evaluation_state import Subject
+from robustprune.pipeline.sanity import find_dead
+from robustprune.report import write_report
 from robustprune.report.groups import grouped
 from robustprune.report.runs import read_run
 from robustprune.report.tables import comparison, metrics_table
@@ -26,6 +26,9 @@ from robustprune.tracking import Console, final_metrics
 
 from ..cli.conftest import Command, command, here  # noqa: F401
 from . import tiny
+
+pytestmark = pytest.mark.slow
+
 
 CPU = torch.device("cpu")
 
@@ -47,7 +50,7 @@ def ask(answers: list[int], labels: list[int], *samples: int | None) -> tuple[An
     model = Answers()
     subject = Subject(model, TensorSource(images, torch.tensor(labels)), network="n", seed=0)
     parts = [evaluators.create("clean", label=f"c{i}", samples=n) for i, n in enumerate(samples)]
-    return dead(subject, parts, device=CPU), model
+    return find_dead(subject, parts, device=CPU), model
 
 
 @pytest.mark.parametrize(
@@ -129,10 +132,8 @@ def test_mlflow_says_so(killed: RunResult) -> None:
 
 
 def test_the_report_and_compare_say_so(
-    killed: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    command: Command,  # noqa: F811
+    killed: RunResult, tmp_path: Path, command: Command,  # noqa: F811
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(page, "_work", lambda groups: [lambda: page._results(groups)])
     text = write_report([killed.folder], tmp_path / "a.html").read_text()
     words = "hydra-0.1 is dead: it answers class 4 for all 100 images"
     assert words in text

@@ -18,6 +18,8 @@ from robustprune.training.state import StageState
 
 from . import tiny
 
+pytestmark = pytest.mark.slow
+
 EVERY = {"steps": 1, "stop": 1.0}
 SHARP = {"sharpness": {"radius": 0.05}}
 SETTINGS: list[dict[str, Any]] = [

@@ -13,6 +13,8 @@ import pytest
 
 from . import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CHANGES = {
     "data": {"validation": 0.1},

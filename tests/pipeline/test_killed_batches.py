@@ -15,7 +15,10 @@ import pytest
 from .batch_killer import DEATHS
 from .test_killed import ROOT, contents
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

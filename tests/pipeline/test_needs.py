@@ -13,13 +13,16 @@ import torch
 from robustprune.artifacts.reading import read_model
 from robustprune.cli import main
 from robustprune.errors import InterruptedRun, InvalidError
+from robustprune.pipeline.networks import kept_epochs, networks, wants_dense
 from robustprune.pipeline.plan import plan
-from robustprune.pipeline.stages import kept_epochs, networks, wants_dense
 from robustprune.pruners import Method
 from robustprune.recipe import load_recipe
 
 from . import own, tiny
 from .steps import counted, interrupting
+
+pytestmark = pytest.mark.slow
+
 
 CONSTANT = {"pretrain": {"schedule": {"name": "constant"}}}
 
@@ -138,10 +141,11 @@ def test_a_run_without_a_dense_network_prints_its_table_and_report(
     assert main(["report", "run"]) == 0
     said = capsys.readouterr()
     assert "own-0.1" in said.out
-    assert "dense  " not in said.out.partition("tiny, seed 0")[2]
+    assert "\n dense  " not in said.out.partition("tiny, seed 0")[2]
     assert said.err == ""
 
 
+@pytest.mark.slow
 def test_the_untrained_network_is_the_one_that_pretraining_begins_with(tmp_path: Path) -> None:
     tiny.go(tmp_path / "run", CONSTANT, pruning(mine("init", label="a"), mine("dense", label="b")))
     still = {"pretrain": {"optimizer": {"lr": 1e-30}}}
@@ -151,6 +155,7 @@ def test_the_untrained_network_is_the_one_that_pretraining_begins_with(tmp_path:
     assert not any(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_early_weights_are_those_of_the_epoch(tmp_path: Path) -> None:
     changes = (CONSTANT, pruning(mine("pretrain@1", label="early"), mine("pretrain@2")))
     assert kept_epochs(tiny.recipe(*changes)) == [1, 2]
@@ -163,6 +168,7 @@ def test_early_weights_are_those_of_the_epoch(tmp_path: Path) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_early_weights_are_shared_between_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from .test_killed import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 def test_an_attack_and_a_certificate_do_not_depend_on_the_number_of_processes(

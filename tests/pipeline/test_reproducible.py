@@ -16,6 +16,7 @@ from robustprune.artifacts.reading import read_model
 from . import tiny
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_files_whatever_was_drawn_before(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -30,6 +31,7 @@ def test_the_same_recipe_gives_the_same_files_whatever_was_drawn_before(
             assert (again.folder / file).read_bytes() == (folder / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_global_generators_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -37,6 +39,7 @@ def test_a_run_leaves_the_global_generators_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_evaluators_change_no_weights(tmp_path: Path) -> None:
     """AutoAttack reseeds the global generator."""
     judged = tiny.go(tmp_path / "judged", tiny.SMALL, {"evaluate": [tiny.AUTOATTACK]})
@@ -46,6 +49,7 @@ def test_evaluators_change_no_weights(tmp_path: Path) -> None:
     assert weights(judged.folder) == weights(alone.folder)
 
 
+@pytest.mark.slow
 def test_a_network_does_not_depend_on_the_others_of_its_recipe(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +63,7 @@ def test_a_network_does_not_depend_on_the_others_of_its_recipe(
     assert alone.network("hydra-0.01") == tiny.results(folder)["networks"][2]
 
 
+@pytest.mark.slow
 def test_seeds_give_different_networks(folder: Path, tmp_path: Path) -> None:
     folders = [folder, *(tmp_path / str(seed) for seed in (1, 2))]
     for seed in (1, 2):
@@ -67,6 +72,7 @@ def test_seeds_give_different_networks(folder: Path, tmp_path: Path) -> None:
         assert len({weights(run)[name] for run in folders}) == 3
 
 
+@pytest.mark.slow
 def test_the_front_door_runs_a_recipe_twice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 def test_a_finished_run_is_not_run_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     monkeypatch.setattr(Trainer, "train", unwanted)
-    monkeypatch.setattr(sys.modules["robustprune.pipeline.job"], "judge", unwanted)
+    monkeypatch.setattr(sys.modules["robustprune.pipeline.evaluate"], "judge", unwanted)
     again = tiny.go(copied, resume=True)
     assert again.results == tiny.results(copied)
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
@@ -124,6 +124,7 @@ def test_what_does_not_fit_is_found_before_anything_is_written(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: Any) -> None:
     finished = tiny.run(tiny.recipe(DENSE), runs=tmp_path, console=tiny.Console(quiet=True))
     folders = [interrupted(tmp_path, monkeypatch, after=steps) for steps in (1, 3)]
@@ -170,7 +171,6 @@ def test_a_damaged_state_is_named_and_nothing_in_it_is_executed(
     ("file", "message"),
     [
         ("state/run.json", "run.json cannot be read"),
-        ("state/evaluations.json", "evaluations.json cannot be read.*Delete it"),
         ("dense/model.safetensors", "not a whole safetensors file"),
         ("hydra-0.01/model.safetensors", "not a whole safetensors file"),
     ],
@@ -182,6 +182,7 @@ def test_damaged_files_are_named(copied: Path, file: str, message: str) -> None:
         tiny.go(copied, resume=True)
 
 
+@pytest.mark.slow
 def test_what_is_deleted_is_done_again_and_only_that(copied: Path, finished: Any) -> None:
     before = tiny.models(copied)
     shutil.rmtree(copied / "hydra-0.01")

@@ -17,10 +17,12 @@ from robustprune.cli import main
 from robustprune.errors import UsageError
 from robustprune.pruners import Method
 from robustprune.tracking import import_run, serve_ui
-from robustprune.tracking.client import connect
+from robustprune.tracking.store import connect
 
 from . import tiny
 from .steps import watched
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 60.0
 PHASES = {"dense": ["pretrain"], "hydra-0.1": ["prune", "finetune"]}

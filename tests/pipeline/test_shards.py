@@ -1,4 +1,4 @@
-"""One evaluator's verdict by several processes, threads here, and by one that goes on."""
+"""One evaluator in several processes, threads here, and in one that goes on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from robustprune.datasets.source import TensorSource
 from robustprune.errors import PeerError
 from robustprune.evaluators import Evaluator
-from robustprune.evaluators.omissions import Omission, Omissions
-from robustprune.pipeline.judge import Verdict, judge
-from robustprune.pipeline.progress import Subject
+from robustprune.pipeline.evaluate import judge
+from robustprune.pipeline.evaluation_state import KeptBatches, Subject
 from robustprune.shard import Shard
 from robustprune.tracking import Console
 
 from ..test_shard import each
-
-pytestmark = pytest.mark.filterwarnings("ignore:evaluator .* left bounds out")
 
 IMAGES = 11
 VALUES = torch.arange(IMAGES).float() / 16
@@ -34,6 +31,7 @@ class Reads(Evaluator):
     registered_name = "reads"
     judged: ClassVar[list[int]] = []
     broken: ClassVar[set[int]] = set()
+    error: ClassVar[type[BaseException]] = ArithmeticError
 
     batch_size: int = 2
 
@@ -41,52 +39,50 @@ class Reads(Evaluator):
         self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int
     ) -> dict[str, Tensor]:
         if self.broken & set(labels.tolist()):
-            raise ArithmeticError("too bright")
+            raise self.error("too bright")
         self.judged.append(int(labels[0]) // 2)
         values = images[:, 0, 0, 0]
         return {self.metric: values > 0.25, "brightness": values, "seed": labels * 0 + seed}
 
-    def omissions(self) -> Omissions:
-        return Omissions({Omission("colour", "it is grey"): 1})
+
+Judged = tuple[list[int], dict[str, list[Any]], list[str]]
 
 
-def judging(evaluator: Evaluator, *, seed: int = 0, **options: Any) -> Callable[[Shard], Verdict]:
-    def work(shard: Shard) -> Verdict:
+def judging(
+    evaluator: Evaluator,
+    *,
+    seed: int = 0,
+    progress: Path | None = None,
+    console: Console | None = None,
+) -> Callable[[Shard], Judged]:
+    def work(shard: Shard) -> Judged:
         source = TensorSource(VALUES.view(-1, 1, 1, 1), torch.arange(IMAGES))
-        return judge(
+        subject = Subject(nn.Identity(), source, network="dense", seed=seed)
+        labels, images = judge(
             evaluator,
-            Subject(nn.Identity(), source, network="dense", seed=seed),
+            subject,
             device=torch.device("cpu"),
+            console=console or Console(quiet=True),
             shard=shard,
-            **{"console": Console(quiet=True), **options},
+            kept=KeptBatches(progress, subject, evaluator, shard),
         )
+        return labels.tolist(), {k: v.tolist() for k, v in images.items()}, list(images)
 
     return work
-
-
-def plain(verdict: Verdict) -> tuple[Any, ...]:
-    images = {name: values.tolist() for name, values in verdict.images.items()}
-    return verdict.metrics, verdict.labels.tolist(), images, list(images)
 
 
 @pytest.fixture(autouse=True)
 def whole() -> None:
     Reads.judged.clear()
     Reads.broken.clear()
+    Reads.error = ArithmeticError
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_all_processes_give_the_verdict_of_one(world: int) -> None:
-    alone = plain(judging(Reads())(Shard()))
-    assert alone[1] == list(range(IMAGES))
-    assert [plain(verdict) for verdict in each(world, judging(Reads()))] == [alone] * world
-
-
-def test_what_is_left_out_is_told_once_and_counted_over_all() -> None:
-    with pytest.warns(UserWarning, match="'reads' left bounds out on network 'dense'") as told:
-        each(3, judging(Reads()))
-    assert len(told) == 1
-    assert "'colour' for 6 images (it is grey)" in str(told[0].message)
+    alone = judging(Reads())(Shard())
+    assert alone[0] == list(range(IMAGES))
+    assert each(world, judging(Reads())) == [alone] * world
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -108,19 +104,18 @@ def test_a_disk_that_cannot_be_written_stops_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_what_other_processes_have_judged_is_not_judged_again(world: int, tmp_path: Path) -> None:
-    expected = plain(judging(Reads())(Shard()))
+    expected = judging(Reads())(Shard())
     Reads.broken.add(6)
     each(2, judging(Reads(), progress=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"0.safetensors", "1.safetensors"}
     Reads.broken.clear()
     Reads.judged.clear()
-    with pytest.warns(UserWarning, match="'colour' for 6 images"):
-        found = each(world, judging(Reads(), progress=tmp_path))
+    found = each(world, judging(Reads(), progress=tmp_path))
     assert sorted(Reads.judged) == [2, 3, 4, 5]
-    assert [plain(verdict) for verdict in found] == [expected] * world
+    assert found == [expected] * world
     again = each(world, judging(Reads(), progress=tmp_path))
     assert len(Reads.judged) == 4
-    assert [plain(verdict) for verdict in again] == [expected] * world
+    assert again == [expected] * world
 
 
 @pytest.mark.parametrize(
@@ -134,30 +129,37 @@ def test_what_belongs_to_something_else_is_judged_again(
     Reads.judged.clear()
     found = judging(Reads(**change), seed=seed, progress=tmp_path)(Shard())
     assert len(Reads.judged) == again
-    assert plain(found) == plain(judging(Reads(**change), seed=seed)(Shard()))
+    assert found == judging(Reads(**change), seed=seed)(Shard())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a bit", "empty"])
 def test_a_damaged_batch_is_judged_again_and_replaced(damage: str, tmp_path: Path) -> None:
-    expected = plain(judging(Reads(), progress=tmp_path)(Shard()))
+    expected = judging(Reads(), progress=tmp_path)(Shard())
     file = tmp_path / "3.safetensors"
     whole = file.read_bytes()
     flipped = whole[:-1] + bytes([whole[-1] ^ 1])
     file.write_bytes({"truncated": whole[:-9], "a bit": flipped, "empty": b""}[damage])
     Reads.judged.clear()
-    assert plain(judging(Reads(), progress=tmp_path)(Shard())) == expected
+    assert judging(Reads(), progress=tmp_path)(Shard()) == expected
     assert Reads.judged == [3]
     assert file.read_bytes() == whole
 
 
-def test_the_main_process_alone_shows_how_far_all_are() -> None:
+def test_the_main_process_shows_how_far_all_are() -> None:
     texts = [io.StringIO() for _ in range(2)]
+    each(2, lambda shard: judging(Reads(), console=Console(file=texts[shard.rank]))(shard))
+    assert "dense reads  11/11" in texts[0].getvalue()
+    assert "accuracy 0.545" in texts[0].getvalue()
 
-    def work(shard: Shard) -> Verdict:
-        return judging(Reads(), console=Console(file=texts[shard.rank]))(shard)
 
-    each(2, work)
-    main, other = (text.getvalue() for text in texts)
-    assert "dense reads  11/11" in main
-    assert "accuracy 0.545" in main
-    assert other == ""
+def test_every_process_that_is_interrupted_is_interrupted() -> None:
+    Reads.broken.update({0, 2, 4})
+    Reads.error = KeyboardInterrupt
+
+    def caught(shard: Shard) -> str:
+        try:
+            return str(judging(Reads())(shard))
+        except KeyboardInterrupt:
+            return "interrupted"
+
+    assert each(3, caught) == ["interrupted"] * 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,15 @@ from robustprune.artifacts.reading import read_model
 from robustprune.errors import InterruptedRun, SoundnessError
 from robustprune.evaluators import create
 from robustprune.pipeline import RunResult
+from robustprune.pipeline.evaluation_state import Subject
 from robustprune.pipeline.images import ImageTable
-from robustprune.pipeline.progress import Subject
-from robustprune.pipeline.soundness import alarms, describe
+from robustprune.pipeline.sanity import alarm_text, alarms
 from robustprune.tracking import Console
 
 from . import liars, tiny
+
+pytestmark = pytest.mark.slow
+
 
 LIAR = {"name": "liar", "eps": 0.3, "samples": 100}
 PGD = {"name": "pgd", "label": "pgd", "eps": 0.3, "steps": 3, "samples": 64, "batch_size": 40}
@@ -96,12 +98,11 @@ def test_it_is_said_which_images_and_what_to_do() -> None:
         {"certificate": "ibp", "attack": "pgd", "images": [7]},
         {"certificate": "crown", "attack": "pgd", "images": list(range(30))},
     ]
-    text = describe("hydra-0.1", found)
-    assert "'hydra-0.1'" in text
-    assert "'ibp' verified and 'pgd' broke image 7\n" in text
+    text = alarm_text({"hydra-0.1": found})
+    assert "hydra-0.1: 'ibp' verified and 'pgd' broke image 7\n" in text
     assert "'crown' verified and 'pgd' broke 30 images: 0, 1, 2" in text
     assert "19 and 10 more" in text
-    assert "Do not use the certificates" in text
+    assert "do not use the certificates" in text
     assert "report" in text
 
 
@@ -115,8 +116,11 @@ def lied(folder: Path, **options: Any) -> tuple[str, list[str]]:
 
 def test_the_run_goes_on_writes_it_down_and_raises_at_the_end(tmp_path: Path) -> None:
     text, said = lied(tmp_path / "run")
-    assert [re.findall("network '([^']*)'", line) for line in said] == [["dense"], ["hydra-0.1"]]
-    assert "dense: 'liar' against 'pgd'" in text
+    assert [re.findall("  (.*): 'liar' verified", line) for line in said] == [
+        ["dense"],
+        ["hydra-0.1"],
+    ]
+    assert "dense: 'liar' verified and 'pgd' broke" in text
     assert str(tmp_path / "run") in text
     assert (tmp_path / "run" / "state" / "finished").exists()
     result = RunResult(tmp_path / "run", tiny.results(tmp_path / "run"))
@@ -126,7 +130,7 @@ def test_the_run_goes_on_writes_it_down_and_raises_at_the_end(tmp_path: Path) ->
         saved = read_model(result.folder / name / "model.safetensors")
         assert saved.metadata["alarms"] == found  # so that an export's card tells them
         images = ImageTable.read(tmp_path / "run" / name / "images.parquet", ["liar", "pgd"])
-        verified, robust = images.entry("liar")[:64], images.entry("pgd")
+        verified, robust = images.entries("liar")["liar"][:64], images.entries("pgd")["pgd"]
         broken = [i for i in range(64) if verified[i] and not robust[i]]
         assert found == [{"certificate": "liar", "attack": "pgd", "images": broken}]
         assert result.network(name)["metrics"]["liar_n"] == 100
@@ -136,7 +140,7 @@ def test_a_finished_run_says_it_again(tmp_path: Path, monkeypatch: pytest.Monkey
     first = lied(tmp_path / "run")
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr("robustprune.pipeline.job.judge", unwanted)
+        patch.setattr("robustprune.pipeline.evaluate.judge", unwanted)
         assert lied(tmp_path / "run", resume=True) == first
     assert contents(tmp_path / "run") == before
 
@@ -155,12 +159,11 @@ def test_it_works_across_an_interruption(tmp_path: Path, monkeypatch: pytest.Mon
     """The certificate has spoken in one process, the attack in another."""
     whole = lied(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("robustprune.evaluators.pgd.Pgd.judge", interrupt)
+        patch.setattr("robustprune.evaluators.attacks.Pgd.judge", interrupt)
         with pytest.raises(InterruptedRun):
             tiny.go(tmp_path / "run", *LYING)
     assert "alarms" not in tiny.results(tmp_path / "run")["networks"][0]
-    lines = json.loads((tmp_path / "run" / "state" / "evaluations.json").read_text())
-    assert lines["dense"].keys() == {"liar"}
+    assert tiny.results(tmp_path / "run")["networks"][0]["metrics"].keys() >= {"liar"}
     with monkeypatch.context() as patch:
         judged = count(patch)
         assert lied(tmp_path / "run", resume=True)[1] == whole[1]
@@ -185,15 +188,15 @@ def test_a_label_that_tables_use_is_refused_before_anything_is_written(tmp_path:
 
 def count(patch: pytest.MonkeyPatch) -> list[str]:
     """The judgements that are made from now on."""
-    from robustprune.pipeline import job
+    from robustprune.pipeline import evaluate
 
-    original, made = job.judge, []
+    original, made = evaluate.judge, []
 
     def judge(evaluator: Any, subject: Subject, **options: Any) -> Any:
         made.append(f"{subject.network} {evaluator.metric}")
         return original(evaluator, subject, **options)
 
-    patch.setattr(job, "judge", judge)
+    patch.setattr(evaluate, "judge", judge)
     return made
 
 

@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 from robustprune import pruners
+from robustprune.artifacts import backends
 from robustprune.artifacts.card import card_path, write_card
-from robustprune.artifacts.exports import export
 from robustprune.artifacts.reading import read_model
 from robustprune.cli.main import main
 from robustprune.masking import structures
 from robustprune.pipeline import RunResult
 from robustprune.pipeline.plan import plan
 from robustprune.recipe import Recipe, inconsistencies
-from robustprune.report.documents import Results
 from robustprune.report.groups import grouped
-from robustprune.report.runs import read_run
+from robustprune.report.runs import Results, read_run
 from robustprune.report.tables import metrics_table
 
 from . import tiny
@@ -48,6 +47,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return tiny.go(tmp_path_factory.mktemp("structures") / "run", CHANGES)
 
 
+@pytest.mark.slow
 def test_counts_are_of_all_prunable_weights_and_layers_without_a_mask_are_named(
     ran: RunResult,
 ) -> None:
@@ -59,6 +59,7 @@ def test_counts_are_of_all_prunable_weights_and_layers_without_a_mask_are_named(
     assert "left_dense" not in ran.network("dense")
 
 
+@pytest.mark.slow
 def test_masks_are_of_whole_entries_in_the_file(ran: RunResult) -> None:
     for method in METHODS:
         part = pruners.create(method["name"], structure=method["structure"]).structure
@@ -94,8 +95,10 @@ def test_people_see_which_layers_are_left_dense(
     assert main(["check", str(tiny.write(tmp_path, CHANGES))]) == 0
     assert "layers left dense in halves, channels: 0" in capsys.readouterr().out
     saved = read_model(file)
-    write_card(saved, export(saved, tmp_path / "net.packed.safetensors", format="packed"))
-    card = card_path(tmp_path / "net.packed.safetensors").read_text()
+    packed = backends.create("packed")
+    path = tmp_path / "net.packed.safetensors"
+    write_card(saved, path, packed, packed.export(saved, path))
+    card = card_path(path).read_text()
     assert "- Weights kept: 19,856 of 29,472 prunable ones" in card
     assert "- Layers left dense: 5." in card
 

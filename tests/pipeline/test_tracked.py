@@ -18,6 +18,9 @@ from robustprune.tracking import Console
 from . import tiny
 from .steps import interrupting
 
+pytestmark = pytest.mark.slow
+
+
 CHANGES = (
     {"prune": {"methods": ["hydra"], "densities": [0.1]}},
     {"tracking": {"enabled": True, "experiment": "trial"}},
@@ -76,17 +79,20 @@ def test_its_report_is_recorded(tracked: tuple[Any, RunResult]) -> None:
     assert len(listed) > 1
 
 
+@pytest.mark.slow
 def test_a_run_does_not_fail_by_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **options: Any) -> None:
         raise ZeroDivisionError("no ticks")
 
-    monkeypatch.setattr("robustprune.pipeline.job.write_report", broken)
+    monkeypatch.setattr("robustprune.pipeline.runner.write_report", broken)
     console = Complaints()
     small = {"prune": None, "finetune": None, "evaluate": []}
     store = {"tracking": {"enabled": True, "uri": f"sqlite:///{tmp_path / 'a.db'}"}}
     result = tiny.go(tmp_path / "run", small, store, console=console, max_steps=1)
     assert [network["name"] for network in result.networks] == ["dense"]
-    assert console.texts == ["the report was not written: no ticks"]
+    (text,) = console.texts
+    assert text.startswith("the report was not written: no ticks\n")
+    assert text.endswith(f"robustprune report {result.folder}")
     quiet = Complaints()
     store["tracking"]["report"] = False
     tiny.go(tmp_path / "other", small, store, console=quiet, max_steps=1)
@@ -148,6 +154,7 @@ def test_artifacts_are_the_files_of_the_folder(
             assert path.read_bytes() == (result.folder / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_logged_model_predicts_the_same_as_its_file(
     tracked: tuple[Any, RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +210,7 @@ def test_tracking_changes_no_bit(tracked: tuple[Any, RunResult], folder: Path) -
     assert tiny.models(tracked[1].folder) == {n: usual[n] for n in ("dense", "hydra-0.1")}
 
 
+@pytest.mark.slow
 def test_a_dead_server_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as server:

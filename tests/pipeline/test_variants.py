@@ -12,10 +12,13 @@ import torch
 
 from robustprune.artifacts.reading import load_model, read_model
 from robustprune.errors import DivergedError
-from robustprune.models.normalize import Normalized
+from robustprune.models.factory import Normalized
 
 from . import tiny
 from .steps import counted
+
+pytestmark = pytest.mark.slow
+
 
 DENSE = {"prune": None, "finetune": None, "evaluate": []}
 SETTLED = {"objective": {"name": "benign", "eps": None, "steps": None}}
@@ -105,6 +108,7 @@ def test_a_batch_in_parts_gives_nearly_the_same_network(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_free_objective_steps_several_times_a_batch(
     tmp_path: Path, steps: Counter[str]
 ) -> None:
@@ -113,6 +117,7 @@ def test_the_free_objective_steps_several_times_a_batch(
     assert steps == {"dense pretrain": 12, "hydra-0.1 prune": 12, "hydra-0.1 finetune": 12}
 
 
+@pytest.mark.slow
 def test_channels_last_keeps_as_many_weights_and_writes_plain_files(
     tmp_path: Path, folder: Path
 ) -> None:
@@ -125,6 +130,7 @@ def test_channels_last_keeps_as_many_weights_and_writes_plain_files(
     assert again.results == result.results
 
 
+@pytest.mark.slow
 def test_a_normalised_timm_model_is_judged_alike_once_it_is_saved(tmp_path: Path) -> None:
     model = {"name": "test_resnet", "mean": [0.5], "std": [0.25]}
     changes = ({"model": model}, {"prune": tiny.SMALL["prune"]})
@@ -132,7 +138,7 @@ def test_a_normalised_timm_model_is_judged_alike_once_it_is_saved(tmp_path: Path
     saved = read_model(result.folder / "hydra-0.1" / "model.safetensors")
     assert isinstance(saved.model, Normalized)
     assert saved.metadata["model"]["std"] == [0.25]
-    (result.folder / "state" / "evaluations.json").unlink()
+    (result.folder / "hydra-0.1" / "images.parquet").unlink()
     assert tiny.go(result.folder, *changes, max_steps=2, resume=True).networks == result.networks
 
 

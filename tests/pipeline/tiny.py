@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from robustprune.parts import build
+from robustprune.components import build
 from robustprune.pipeline import RunResult, run
 from robustprune.recipe import Recipe
 from robustprune.tracking import Console

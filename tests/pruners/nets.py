@@ -1,12 +1,17 @@
-import torch
-from torch import nn
+"""Pruners at work on tiny networks, their hooks called by hand."""
 
-from robustprune import objectives
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustprune import objectives, pruners
 from robustprune.masking import MaskedModel, attach
 from robustprune.pruners import Context, Method, Pruner, Stage
 from robustprune.recipe import StageOptions
 from robustprune.training import optimizers, schedules
-from robustprune.types import Images
+from robustprune.types import Images, Progress
 
 
 def network() -> nn.Sequential:
@@ -17,19 +22,22 @@ def network() -> nn.Sequential:
     return model
 
 
-def options(**changes) -> StageOptions:
+def linear(*rows: list[float]) -> nn.Sequential:
+    """One linear layer with these weights, without a bias."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(len(rows[0]), len(rows), bias=False))
+    model[1].weight.data = torch.tensor(rows)
+    return model
+
+
+def sections() -> dict[str, StageOptions]:
+    """The stages of a recipe, as long as their names suggest."""
     usual = {
-        "epochs": 2,
         "batch_size": 4,
         "optimizer": optimizers.create("sgd", lr=0.1),
         "schedule": schedules.create("cosine"),
     }
-    return StageOptions(**(usual | changes))
-
-
-def sections(**epochs: int) -> dict[str, StageOptions]:
-    lengths = {"pretrain": 5, "prune": 2, "finetune": 3} | epochs
-    return {name: options(epochs=count) for name, count in lengths.items()}
+    lengths = {"pretrain": 5, "prune": 2, "finetune": 3}
+    return {name: StageOptions(epochs=count, **usual) for name, count in lengths.items()}
 
 
 def batches(size, per_class=None):
@@ -38,13 +46,18 @@ def batches(size, per_class=None):
         yield Images(images[part], part % 5)
 
 
-def context(pruner: Pruner, density: float = 0.1, *, seed: int = 0) -> Context:
+def context(pruner: Pruner, density: float = 0.1, *, seed: int = 0, **given: Any) -> Context:
     """What `pruner` may ask for, at hand."""
     state = network().state_dict()
     ones = attach(network()).masks
     checkpoints = {n: ones if n.startswith("mask:") else state for n in pruner.needs()}
-    generator = torch.Generator().manual_seed(seed)
-    return Context(density, objectives.create("benign"), generator, batches, checkpoints)
+    usual = {
+        "objective": objectives.create("benign"),
+        "generator": torch.Generator().manual_seed(seed),
+        "batches": batches,
+        "checkpoints": checkpoints,
+    }
+    return Context(density, **(usual | given))
 
 
 def begun(
@@ -59,3 +72,30 @@ def begun(
         method.prepare(stage, masked)
         method.begin(stage, masked)
     return masked, method, stages
+
+
+def at_work(
+    name: str,
+    model: nn.Module,
+    density: float,
+    *,
+    images: Images | None = None,
+    checkpoints: Mapping[str, Mapping[str, Tensor]] | None = None,
+    objective: str = "benign",
+    **options: Any,
+) -> tuple[Method, MaskedModel, list[Stage]]:
+    """A fresh method of a registered pruner, its masked network, and its stages."""
+    pruner = pruners.create(name, **options)
+    given = context(
+        pruner,
+        density,
+        objective=objectives.create(objective),
+        batches=lambda size, per_class=None: iter([images]),
+        checkpoints=checkpoints or {},
+    )
+    masked = attach(model, structure=pruner.structure)
+    return pruner.method(given), masked, pruner.stages(density, sections())
+
+
+def progress(step: int, *, epoch: int = 0, total: int = 100) -> Progress:
+    return Progress(epoch=epoch, step=step, fraction=step / total, epochs=4, stage="train")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.pruners.methods import at_work, linear, progress
+from tests.pruners.nets import at_work, linear, progress
 
 
 def begun(**options):

@@ -3,7 +3,7 @@ import torch
 
 from robustprune import pruners
 from robustprune.errors import UsageError
-from tests.pruners.methods import SECTIONS, at_work, linear
+from tests.pruners.nets import at_work, linear, sections
 
 START = {"1.weight": torch.tensor([[10.0, 20.0, 30.0, 40.0]])}
 
@@ -40,14 +40,14 @@ def test_the_number_of_rounds_and_their_densities():
 def test_rounds_train_from_the_rewound_epoch_to_the_end():
     lottery = pruners.create("lottery", rate=0.5, rewind=1)
     assert lottery.needs() == ("dense", "pretrain@1")
-    stages = lottery.stages(0.25, SECTIONS)
+    stages = lottery.stages(0.25, sections())
     assert [(s.name, s.options.epochs, s.start) for s in stages] == [
-        ("train-1", 4, 1),
-        ("train-2", 4, 1),
+        ("train-1", 5, 1),
+        ("train-2", 5, 1),
     ]
     assert pruners.create("lottery").needs() == ("dense", "init")
 
 
 def test_rewinding_past_the_end_is_refused():
-    with pytest.raises(UsageError, match="rewind is 4, and a round trains to epoch 4"):
-        pruners.create("lottery", rewind=4).stages(0.5, SECTIONS)
+    with pytest.raises(UsageError, match="rewind is 5, and a round trains to epoch 5"):
+        pruners.create("lottery", rewind=5).stages(0.5, sections())

@@ -3,7 +3,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustprune.types import Images
-from tests.pruners.methods import at_work, linear
+from tests.pruners.nets import at_work, linear
 
 BATCH = Images(torch.tensor([[[[1.0, 2.0]]], [[[3.0, 0.0]]]]), torch.tensor([0, 1]))
 

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from robustprune import pruners
 from robustprune.masking import MaskedModel, attach
 from robustprune.objectives import Loss
-from robustprune.pruners import Method, Pruner, Stage
-from robustprune.pruners.sharpness import Sharpened
+from robustprune.pruners import Method, Pruner, Stage, sharpened
 from tests.pruners.nets import context, sections
 
 X = torch.tensor([[1.0, -2.0, 0.5, 3.0], [0.5, 1.0, -1.0, 2.0], [-1.0, 0.3, 2.0, 0.1]])
@@ -80,7 +79,7 @@ def test_s2ap_takes_the_scores_gradient_at_their_worst_move_under_the_mask_there
     assert not torch.equal(its_mask, mask), "or the test says nothing about the mask"
     expected = by_hand(torch.where(its_mask, WEIGHT, 0.0)) * WEIGHT * moved.sign()
     passes = Passes(masked)
-    loss = Sharpened(passes, method=method, stage=stage, masked=masked, radius=RADIUS)()
+    loss = sharpened(passes, method=method, stage=stage, masked=masked, radius=RADIUS)()
     torch.testing.assert_close(scores.grad, expected)
     assert passes.again == [False, True]
     assert torch.equal(passes.masks[1], its_mask)
@@ -99,7 +98,7 @@ def test_awp_moves_kept_weights_by_their_own_norm_and_no_bias():
     moved = kept + RADIUS * kept.norm() * gradient / gradient.norm()
     expected = torch.where(mask, by_hand(moved), 0.0)
     passes = Passes(masked)
-    Sharpened(passes, method=method, stage=stage, masked=masked, radius=RADIUS)()
+    sharpened(passes, method=method, stage=stage, masked=masked, radius=RADIUS)()
     torch.testing.assert_close(weight.grad, expected)
     residual = F.softmax(X @ moved.T + BIAS, dim=1) - F.one_hot(Y, 2)
     torch.testing.assert_close(masked.model.bias.grad, residual.mean(0))
@@ -112,7 +111,7 @@ def test_kept_weights_alone_move_though_pruned_ones_have_gradients():
     found = []
     for dense in (False, True):
         passes = Passes(masked)
-        closure = Sharpened(passes, method=method, stage=stage, masked=masked, radius=RADIUS)
+        closure = sharpened(passes, method=method, stage=stage, masked=masked, radius=RADIUS)
         with masked.dense_gradients() if dense else nullcontext():
             closure()
         found.append(masked.weights["weight"].grad.clone())
@@ -128,7 +127,7 @@ def test_everything_is_put_back_when_a_pass_fails(name, stage, fails):
     masked, method, its_stage = linear(pruners.create(name), stage)
     before = {n: tensor.clone() for n, tensor in masked.model.state_dict().items()}
     passes = Passes(masked, fails=fails)
-    closure = Sharpened(passes, method=method, stage=its_stage, masked=masked, radius=RADIUS)
+    closure = sharpened(passes, method=method, stage=its_stage, masked=masked, radius=RADIUS)
     with pytest.raises(ArithmeticError):
         closure()
     assert len(passes.again) == fails
@@ -139,7 +138,7 @@ def test_everything_is_put_back_when_a_pass_fails(name, stage, fails):
 def test_a_gradient_of_zeros_moves_nothing():
     masked, method, stage = linear(pruners.create("hydra"), "prune")
     masked.weights["weight"].data.zero_()
-    closure = Sharpened(Passes(masked), method=method, stage=stage, masked=masked, radius=RADIUS)
+    closure = sharpened(Passes(masked), method=method, stage=stage, masked=masked, radius=RADIUS)
     closure()
     assert torch.equal(masked.scores["weight"].grad, torch.zeros(2, 4))
 
@@ -148,24 +147,8 @@ def test_moves_are_no_first_mask_of_a_network():
     """Turnover is counted from the first mask that a method sets by itself."""
     layer = nn.Linear(4, 2)
     masked = attach(layer)
-    closure = Sharpened(
+    closure = sharpened(
         Passes(masked), method=Method(), stage=Stage("train", None), masked=masked, radius=RADIUS
     )
     closure()
     assert masked.initial is None
-
-
-@pytest.mark.parametrize("name", pruners.names())
-def test_every_pruner_has_it_as_an_option(name):
-    pruner = pruners.create(name, sharpness={"radius": 0.01})
-    masked = attach(nn.Linear(4, 2))
-    method = pruner.method(context(pruner))
-    stage = pruner.stages(0.5, sections())[0]
-
-    def closure(*, again: bool = False) -> None:
-        raise AssertionError
-
-    assert isinstance(method.sharpened(stage, masked, closure), Sharpened)
-    plain = pruners.create(name)
-    its_method = plain.method(context(plain))
-    assert its_method.sharpened(stage, masked, closure) is closure

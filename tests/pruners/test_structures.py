@@ -2,46 +2,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustprune import objectives, pruners
-from robustprune.masking import MaskedModel, attach, structures
-from robustprune.pruners import Context, Method, Stage
+from robustprune import pruners
+from robustprune.masking import MaskedModel, structures
+from robustprune.pruners import Method, Stage
+from tests.pruners import nets
 
 PRUNE = Stage("prune", None)
-FINETUNE = Stage("finetune", None)
 
 
 def network(*layers: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(*layers) if layers else nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    return nn.Sequential(*layers)
 
 
-def at_work(
-    name: str, structure: str, model: nn.Module, density: float
-) -> tuple[Method, MaskedModel]:
+def begun(name: str, structure: str, model: nn.Module) -> tuple[Method, MaskedModel]:
     pruner = pruners.create(name, structure=structure)
-    context = Context(
-        density=density,
-        objective=objectives.create("benign"),
-        generator=torch.Generator().manual_seed(0),
-        batches=lambda size, per_class=None: iter(()),
-        checkpoints={},
-    )
-    masked = attach(model, structure=pruner.structure)
-    method = pruner.method(context)
-    stage = method_stage(name)
-    method.prepare(stage, masked)
-    method.begin(stage, masked)
+    masked, method, stages = nets.begun(pruner, 0.5, model=model)
+    if name == "hydra":
+        method.prepare(stages[0], masked)
+        method.begin(stages[0], masked)
     return method, masked
-
-
-def method_stage(name: str) -> Stage:
-    return PRUNE if name == "hydra" else FINETUNE
 
 
 @pytest.mark.parametrize("name", ["hydra", "magnitude", "random"])
 @pytest.mark.parametrize("structure", structures.names())
 def test_every_structure_can_be_had_by(name, structure):
-    _, masked = at_work(name, structure, network(nn.Linear(8, 8), nn.Linear(8, 8)), 0.5)
+    _, masked = begun(name, structure, network(nn.Linear(8, 8), nn.Linear(8, 8)))
     for weight, mask in masked.masks.items():
         entries = masked.structure.reduce(mask.float())
         assert int((entries > 0).sum()) == entries.numel() / 2, weight
@@ -55,7 +41,7 @@ def gradients_of(masked: MaskedModel, images: Tensor) -> dict[str, Tensor]:
 
 def test_sgd_moves_the_sum_of_scores_as_it_would_move_one_score_of_the_filter():
     model = network(nn.Linear(3, 4), nn.Linear(4, 2)).double()
-    _, masked = at_work("hydra", "filter", model, 0.5)
+    _, masked = begun("hydra", "filter", model)
     weight, scores = masked.weights["0.weight"], masked.scores["0.weight"]
     images = torch.rand(5, 3).double()
     before = scores.detach().abs().sum(1)
@@ -75,7 +61,7 @@ def test_sgd_moves_the_sum_of_scores_as_it_would_move_one_score_of_the_filter():
 
 
 def test_a_filter_that_is_pruned_can_come_back_as_a_whole():
-    method, masked = at_work("hydra", "filter", network(nn.Linear(3, 4), nn.Linear(4, 2)), 0.5)
+    method, masked = begun("hydra", "filter", network(nn.Linear(3, 4), nn.Linear(4, 2)))
     gone = ~masked.masks["0.weight"][:, 0]
     with torch.no_grad():
         masked.scores["0.weight"][gone] *= 100
@@ -89,9 +75,7 @@ def test_random_draws_entries_and_not_sums(structure):
     """Sums of many draws would be alike, and larger where an entry has more weights."""
     model = network(nn.Linear(4, 400), nn.Linear(400, 402), nn.Linear(402, 3))
     part = pruners.create("random", structure=structure, allocation="global")
-    context = Context(0.5, objectives.create("benign"), torch.Generator().manual_seed(1), None, {})
-    masked = attach(model, structure=part.structure)
-    part.method(context).begin(FINETUNE, masked)
+    masked, _, _ = nets.begun(part, 0.5, seed=1, model=model)
     for mask in masked.masks.values():
         kept = masked.structure.reduce(mask.float()) > 0
         if kept.numel() > 99:

@@ -2,20 +2,19 @@ from __future__ import annotations
 
 import enum
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustprune.arithmetic import PATTERN
+from robustprune.components import build
+from robustprune.errors import InvalidError
 from robustprune.families import FAMILIES, family
+from robustprune.recipe import Recipe
 from robustprune.recipe.document import Document
 from robustprune.recipe.jsonschema import json_schema
 from tests.recipe.conftest import GOOD
 
-ROOT = Path(__file__).parents[2]
 GOOD_SECTIONS: dict[str, Any] = Document("good", GOOD).values
 
 
@@ -31,6 +30,13 @@ def validator(schema: dict[str, Any]) -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
+def parts_of(schema: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """The definitions of a family's parts by name."""
+    links = [choice["$ref"] for choice in schema["$defs"][name]["anyOf"] if "$ref" in choice]
+    found = [schema["$defs"][link.removeprefix("#/$defs/")] for link in links]
+    return {part["properties"]["name"]["const"]: part for part in found}
+
+
 def objects(schema: Any) -> list[dict[str, Any]]:
     """Every group of options in the schema."""
     if isinstance(schema, dict):
@@ -41,16 +47,12 @@ def objects(schema: Any) -> list[dict[str, Any]]:
 
 def test_it_is_plain_json_of_the_draft_it_names(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert json.loads(json.dumps(schema, allow_nan=False)) == schema
+    text = json.dumps(schema, allow_nan=False)
+    assert json.loads(text) == schema
     assert schema["else"]["required"] == ["name", "data", "model", "objective"]
-    assert schema["then"]["required"] == []
-
-
-def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
-    text = json.dumps(schema)
+    assert "required" not in schema["then"]
     references = {part.split('"')[0] for part in text.split('"$ref": "#/$defs/')[1:]}
-    assert references <= set(schema["$defs"])
-    assert set(schema["$defs"]) <= references
+    assert references == set(schema["$defs"])
 
 
 def test_every_option_is_described_and_no_other_allowed(schema: dict[str, Any]) -> None:
@@ -61,20 +63,16 @@ def test_every_option_is_described_and_no_other_allowed(schema: dict[str, Any]) 
             assert option.get("description") or "const" in option, key
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_registered_part_is_a_choice(name: str, schema: dict[str, Any]) -> None:
-    choices = schema["$defs"][name]["oneOf"]
-    references = [choice["$ref"] for choice in choices if "$ref" in choice]
-    assert references == [f"#/$defs/{name}.{part}" for part in family(name).names()]
-    for part in family(name).names():
-        group = schema["$defs"][f"{name}.{part}"]
-        assert group["properties"]["name"] == {"const": part}
-        assert list(group["properties"])[1:] == list(family(name).get(part).model_fields)
-        assert group["required"][0] == "name"
+def test_every_registered_part_is_a_choice(schema: dict[str, Any]) -> None:
+    for name in [name for name in FAMILIES if name != "backends"]:  # no recipe names one
+        parts = parts_of(schema, name)
+        assert list(parts) == family(name).names()
+        for part, group in parts.items():
+            assert list(group["properties"])[1:] == list(family(name).get(part).model_fields)
 
 
 def test_numbers_may_be_arithmetic_and_keep_their_range(schema: dict[str, Any]) -> None:
-    eps = schema["$defs"]["objectives.trades"]["properties"]["eps"]
+    eps = parts_of(schema, "objectives")["trades"]["properties"]["eps"]
     assert eps["anyOf"] == [{"type": "number", "minimum": 0}, {"$ref": "#/$defs/arithmetic"}]
     assert eps["default"] == 8 / 255
     assert eps["description"] == "Radius of the ball; [0, 1] pixel range."
@@ -82,7 +80,7 @@ def test_numbers_may_be_arithmetic_and_keep_their_range(schema: dict[str, Any]) 
 
 
 def test_a_part_that_needs_an_option_cannot_be_its_name_alone(schema: dict[str, Any]) -> None:
-    names = [choice.get("const") for choice in schema["$defs"]["evaluators"]["oneOf"]]
+    names = [choice.get("const") for choice in schema["$defs"]["evaluators"]["anyOf"]]
     assert "clean" in names
     assert "torchattacks" not in names
 
@@ -99,15 +97,9 @@ def test_a_part_registered_later_is_in_it(own_parts: None) -> None:
 
         colour: Colour | None = Colour.RED
 
-    definitions = json_schema()["$defs"]
-    assert definitions["objectives.mine"]["properties"]["colour"]["default"] == "red"
-    assert definitions["Colour"]["enum"] == ["red"]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_recipe_that_comes_with_the_package_passes(path: Path, validator: Any) -> None:
-    errors = validator.iter_errors(Document.read(path).values)
-    assert [(error.json_path, error.message) for error in errors] == []
+    schema = json_schema()
+    assert parts_of(schema, "objectives")["mine"]["properties"]["colour"]["default"] == "red"
+    assert schema["$defs"]["Colour"]["enum"] == ["red"]
 
 
 WARMUP = {"name": "warmup", "after": {"name": "warmup", "share": "1/5", "after": "cosine"}}
@@ -120,24 +112,30 @@ RIGHT: list[dict[str, Any]] = [
     {"data": {"name": "cifar10", "extra": {"path": "a.npz", "per_batch": 3}, "subset": None}},
     {"finetune": {"epochs": 1, "objective": None}, "prune": None, "paper": {"source": "x"}},
     {"pretrain": {"epochs": 1, "objective": {"name": "trades", "eps": "1/9"}}},
+    {"pretrain": {"epochs": 1, "optimizer": {"lr": 0.01}}},
     {"model": {"name": "x", "mean": ["1/2"], "args": {"any": [{"deep": True}]}}},
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sead": 1}, "$"),
     ({"name": "a/b"}, "$.name"),
-    ({"name": 3}, "$.name"),
     ({"seed": -1}, "$.seed"),
-    ({"seed": "x"}, "$.seed"),
+    ({"imports": [1]}, "$.imports[0]"),
+    ({"pretrain": {"epochs": 0}}, "$.pretrain"),
+    ({"prune": {"epochs": 1, "densities": [1.01], "methods": ["hydra"]}}, "$.prune"),
+    ({"prune": {"epochs": 1, "densities": [1], "methods": []}}, "$.prune"),
+    ({"compute": {"threads": 0}}, "$.compute.threads"),
     ({"objective": "pdg"}, "$.objective"),
     ({"objective": {"name": "pgd", "epz": 1}}, "$.objective"),
     ({"objective": {"eps": 1}}, "$.objective"),
-    ({"objective": {"name": "pgd", "eps": -1}}, "$.objective"),
     ({"evaluate": "clean"}, "$.evaluate"),
     ({"evaluate": ["torchattacks"]}, "$.evaluate[0]"),
-    ({"pretrain": {"epoch": 3}}, "$.pretrain"),
+    ({"model": {"num_classes": 3}}, "$.model"),
+    ({"prune": {"methods": ["hydra"]}}, "$.prune"),
+    ({"tracking": {"enabled": "maybe"}}, "$.tracking.enabled"),
+    ({"pretrain": {"epochs": 1, "optimizer": {"lrr": 0.01}}}, "$.pretrain"),
+    ({"pretrain": {"epochs": 1, "epoch": 3}}, "$.pretrain"),
     ({"pretrain": {"epochs": 1, "schedule": {"name": "warmup", "after": "cosin"}}}, "$.pretrain"),
     ({"prune": {"epochs": 1, "densities": [0], "methods": ["hydra"]}}, "$.prune"),
-    ({"prune": {"epochs": 1, "densities": [], "methods": ["hydra"]}}, "$.prune"),
     ({"compute": {"device": "gpu"}}, "$.compute.device"),
     ({"extends": "base.yaml", "compute": {"device": "gpu"}}, "$.compute.device"),
     ({"extends": "base.yaml", "objective": {"epz": 1}}, "$.objective"),
@@ -152,12 +150,14 @@ EXTENDING: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sections", RIGHT)
 def test_what_the_recipe_takes_the_schema_takes(sections: dict[str, Any], validator: Any) -> None:
     errors = validator.iter_errors({**GOOD_SECTIONS, **sections})
     assert [(error.json_path, error.message) for error in errors] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", EXTENDING)
 def test_what_extends_another_recipe_need_not_be_whole(values: Any, validator: Any) -> None:
     assert list(validator.iter_errors(values)) == []
@@ -168,16 +168,12 @@ def test_what_extends_another_recipe_need_not_be_whole(values: Any, validator: A
 def test_what_the_recipe_refuses_the_schema_refuses(
     sections: dict[str, Any], place: str, validator: Any
 ) -> None:
-    found = [error.json_path for error in validator.iter_errors({**GOOD_SECTIONS, **sections})]
+    values = {**GOOD_SECTIONS, **sections}
+    found = [error.json_path for error in validator.iter_errors(values)]
     assert found
     assert all(path.startswith(place) for path in found)
-
-
-def test_composing_it_imports_no_heavy_library() -> None:
-    code = (
-        "import sys\nfrom robustprune.recipe.jsonschema import json_schema\njson_schema()\n"
-        "heavy = {'torch', 'torchvision', 'timm', 'mlflow', 'sklearn', 'pyarrow', 'jsonschema'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    if "extends" not in sections:
+        with pytest.raises(InvalidError) as error:
+            build(Recipe, values)
+        (problem,) = error.value.problems
+        assert place == "$" or place.startswith(f"$.{problem.place[0]}")

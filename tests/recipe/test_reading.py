@@ -68,6 +68,7 @@ def test_a_doubled_key_under_an_anchor_is_named_once() -> None:
     assert len(read_yaml("a: &a {x: 1, x: 2}\nb: *a\nc: {<<: *a}\n").problems) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [

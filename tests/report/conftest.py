@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from robustprune.report import write_report
-from robustprune.report.figures import Figure
 
 from ..pipeline.conftest import light_collections  # noqa: F401
 from . import made
-
-Painted = Callable[[ModuleType], dict[str, Axes]]
 
 
 @pytest.fixture(scope="session")
@@ -31,25 +25,15 @@ def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not drawn, for tests of what stands around them: drawing takes long."""
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[Canvas]:
+    """The figures in their order, filled but not drawn, because drawing takes long."""
+    canvases: list[Canvas] = []
+
+    def save(canvas: Canvas, file: Any, **options: Any) -> None:
+        file.write(b"drawn")
+        if canvas not in canvases:
+            canvases.append(canvas)
+
     monkeypatch.setattr(Canvas, "draw_without_rendering", lambda canvas: None)
-    monkeypatch.setattr(Canvas, "savefig", lambda canvas, file, **options: file.write(b"drawn"))
-
-
-@pytest.fixture
-def painted(monkeypatch: pytest.MonkeyPatch) -> Painted:
-    """Has a section's module paint into axes that can be looked at, by the figure's name."""
-
-    def watch(module: ModuleType) -> dict[str, Axes]:
-        found: dict[str, Axes] = {}
-
-        def draw(name: str, title: str, alt: str, paint: Any, **options: Any) -> Figure:
-            found[name] = Canvas().subplots()
-            paint(found[name])
-            return Figure(name, title, alt, b"", b"")
-
-        monkeypatch.setattr(module, "draw", draw)
-        return found
-
-    return watch
+    monkeypatch.setattr(Canvas, "savefig", save)
+    return canvases

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from robustprune.artifacts.dense import save_model
+from robustprune.artifacts.saved import save_model
 from robustprune.models import create_model
 from robustprune.report.groups import Group, grouped
 from robustprune.report.runs import read_run

@@ -15,10 +15,10 @@ from .test_page import SECTIONS
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="needs chromium and chromedriver",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,6 @@ def test_nothing_runs_over_the_edge(width: int, opened: Any) -> None:
     assert opened.execute_script("return window.innerWidth") == width
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width
     figures = opened.execute_script(
-        "return [...document.querySelectorAll('figure:not(.wide) img')].map(i => i.clientWidth)"
+        "return [...document.querySelectorAll('figure img')].map(i => i.clientWidth)"
     )
     assert min(figures) >= 270

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from robustprune.report.figures import density_axis, draw, slug, spread
-from robustprune.report.looks import looks
+from robustprune.report.groups import styles
 
 
 def line(axes: Axes) -> None:
@@ -18,6 +18,7 @@ def line(axes: Axes) -> None:
     density_axis(axes, [0.01, 0.1, 1])
 
 
+@pytest.mark.slow
 def test_a_figure_is_the_same_each_time() -> None:
     first, second = (draw("Name 0.1", "title", "alt", line) for _ in range(2))
     assert first == second
@@ -50,15 +51,15 @@ def test_a_figure_never_names_a_path(text: str) -> None:
 
 
 def test_pruners_have_fixed_looks_in_a_fixed_order() -> None:
-    assert list(looks(["zeta", "random", "magnitude", "alpha", "hydra", "dense"])) == [
+    assert list(styles(["zeta", "random", "magnitude", "alpha", "hydra", "dense"])) == [
         "dense", "hydra", "magnitude", "random", "alpha", "zeta",
     ]  # fmt: skip
-    alone, together = looks(["hydra"]), looks(["random", "hydra", "zeta"])
+    alone, together = styles(["hydra"]), styles(["random", "hydra", "zeta"])
     assert alone["hydra"] == together["hydra"]
 
 
 def test_looks_differ_in_colour_and_marker_and_stand_out_from_the_page() -> None:
-    found = looks(["dense", "hydra", "magnitude", "random", "a", "b", "c", "d", "e"]).values()
+    found = styles(["dense", "hydra", "magnitude", "random", "a", "b", "c", "d", "e"]).values()
     for one, other in combinations(found, 2):
         assert one.colour != other.colour
         assert one.marker != other.marker

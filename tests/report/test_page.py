@@ -9,14 +9,14 @@ import pytest
 
 from robustprune.errors import UsageError
 from robustprune.report import write_report
-from robustprune.report.figures import Figure
-from robustprune.report.page import _write
 
 from . import made
 
-SECTIONS = ["results", "accuracy", "security", "certified", "weights", "layers", "curves", "images"]
+SECTIONS = ["results", "accuracy", "security", "certified", "weights", "layers", "curves"]
+SECTIONS.append("images")
 
 
+@pytest.mark.slow
 def test_the_page_has_every_section_and_needs_no_other_file(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert re.findall(r'<section id="(\w+)"', text) == SECTIONS
@@ -28,6 +28,7 @@ def test_the_page_has_every_section_and_needs_no_other_file(page: Path) -> None:
     assert "default-src 'none'" in text
 
 
+@pytest.mark.slow
 def test_every_figure_lies_beside_the_page_and_has_words(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     alts = re.findall(r'<img src="data:image/svg\+xml;base64,[^"]+" alt="([^"]*)">', text)
@@ -37,6 +38,7 @@ def test_every_figure_lies_beside_the_page_and_has_words(page: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_table_are_the_runs(page: Path) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", page.read_text(encoding="utf-8"))
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
@@ -48,12 +50,27 @@ def _no_attack(document: dict[str, Any]) -> None:
     document["params"]["evaluate"] = document["params"]["evaluate"][:1]
 
 
+@pytest.mark.slow
 def test_equal_input_gives_an_equal_page(tmp_path: Path) -> None:
     path = made.folder(tmp_path / "run", files=False, change=_no_attack)
     first, second = (write_report([path], tmp_path / n / "a.html") for n in ("x", "y"))
     assert first.read_bytes() == second.read_bytes()
     (picture,) = first.parent.glob("*.png")
     assert picture.read_bytes() == (second.parent / picture.name).read_bytes()
+
+
+def _measured(document: dict[str, Any]) -> None:
+    for network in document["networks"][:2]:
+        flops = {"dense": 12_345_678, "sparse": 12.345, "layers": {"0": {"dense": 1}}}
+        network["measures"] = {"flops": flops}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_numbers_of_measures_are_a_table(tmp_path: Path) -> None:
+    path = made.folder(tmp_path / "run", files=False, change=_measured)
+    text = write_report([path], tmp_path / "a.html").read_text(encoding="utf-8")
+    assert '<th scope="col">flops dense</th><th scope="col">flops sparse</th></tr>' in text
+    assert text.count("<td>12,345,678</td><td>12.35</td>") == 2
 
 
 HOSTILE = """</title><script>alert('x')</script><img src=x onerror="f()"> $\\frac{$ {{ 7*7 }}"""
@@ -91,6 +108,7 @@ def _alarm(document: dict[str, Any]) -> None:
     document["networks"][1]["alarms"] = [alarm]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_alarms_come_before_all_else(tmp_path: Path) -> None:
     paths = [
@@ -103,6 +121,7 @@ def test_alarms_come_before_all_else(tmp_path: Path) -> None:
     assert banner < alarm < cut < text.index("<section")
 
 
+@pytest.mark.slow
 def test_a_sound_whole_run_alarms_nobody(page: Path) -> None:
     assert 'role="alert"' not in page.read_text(encoding="utf-8")
 
@@ -157,11 +176,21 @@ def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
         write_report([path], tmp_path / "file" / "a.html")
 
 
+def _alike(document: dict[str, Any]) -> None:
+    for part, label in zip(document["params"]["evaluate"], ("a-b", "a.b"), strict=False):
+        part["label"] = label
+    for network in document["networks"]:
+        for label in ("a-b", "a.b"):
+            found = {label: 0.5, f"{label}_n": 2, f"{label}_interval": [0, 1]}
+            network["metrics"] |= found
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_figures_whose_names_collide_all_stay(tmp_path: Path) -> None:
-    figures = [Figure("same", "", "", b"", content) for content in (b"1", b"2")]
-    _write(tmp_path / "a.html", "page", figures)
-    assert (tmp_path / "a-same.png").read_bytes() == b"1"
-    assert (tmp_path / "a-same-2.png").read_bytes() == b"2"
+    path = made.folder(tmp_path / "run", files=False, change=_alike)
+    write_report([path], tmp_path / "a.html")
+    names = {file.name for file in tmp_path.glob("a-accuracy-*.png")}
+    assert {"a-accuracy-tiny-a-b.png", "a-accuracy-tiny-a-b-2.png"} <= names
 
 
 def test_nothing_to_report_is_told(tmp_path: Path) -> None:

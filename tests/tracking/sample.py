@@ -6,19 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustprune.tracking import (
-    NETWORK_FILES,
-    RUN_FILES,
-    NullTracker,
-    Tracker,
-    describe_datasets,
-    describe_network,
-    describe_run,
-    final_metrics,
-    run_name,
-    stage_metrics,
-    uploads,
-)
+from robustprune.tracking import Tracker, stage_metrics
 
 RESULTS: dict[str, Any] = {
     "version": 1,
@@ -81,22 +69,13 @@ def write_folder(folder: Path, results: dict[str, Any] = RESULTS) -> Path:
     return folder
 
 
-def track(tracker: Tracker | NullTracker, folder: Path) -> None:
+def track(tracker: Tracker) -> None:
     """What a pipeline does, start to end."""
-    params, tags = describe_run(RESULTS)
-    found = describe_datasets(RESULTS)
-    tracker.start(run_name(RESULTS), params=params, tags=tags, datasets=found)
+    tracker.start(RESULTS)
     for entry in RESULTS["networks"]:
-        name = entry["name"]
-        params, tags = describe_network(entry, RESULTS)
-        tracker.network(name, params=params, tags=tags)
-        for line in history(name):
-            tracker.metrics(name, stage_metrics(line["stage"], line["metrics"]), step=line["epoch"])
-        tracker.model(name, folder / entry["model"])
-        tracker.metrics(name, final_metrics(entry))
-        for path, place in uploads(folder / name, NETWORK_FILES):
-            tracker.artifact(name, path, place)
-        tracker.finish(name, "FINISHED")
-    for path, place in uploads(folder, RUN_FILES):
-        tracker.artifact(None, path, place)
-    tracker.finish(None, "FINISHED")
+        tracker.network(entry, RESULTS)
+        for line in history(entry["name"]):
+            values = stage_metrics(line["stage"], line["metrics"])
+            tracker.metrics(entry["name"], values, step=line["epoch"])
+        tracker.complete(entry)
+    tracker.finish("FINISHED")

@@ -13,16 +13,19 @@ from urllib.parse import quote
 import pytest
 
 from robustprune.tracking import import_run, serve_ui
-from robustprune.tracking.client import connect
+from robustprune.tracking.store import connect
 
 from .sample import RESULTS, write_folder
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="neither Chromium nor Chrome with its driver is installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason="neither Chromium nor Chrome with its driver is installed"
+    ),
+]
 
 LEAD = {"hydra": 0.1, "magnitude": 0.0}
 PGD = {

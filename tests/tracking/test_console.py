@@ -74,9 +74,8 @@ def test_a_finished_bar_is_one_plain_line_in_a_log_file() -> None:
     text = file.getvalue()
     assert text.count("\n") == 1
     assert "\x1b" not in text
-    assert text.startswith("dense pretrain 1/8  3/3  0:00")
-    assert "step/s" in text
-    assert text.endswith("loss 1.23  accuracy 0.5\n")
+    assert text.startswith("dense pretrain 1/8  3/3  loss 1.23  accuracy 0.5  0:00  ")
+    assert text.endswith(" step/s\n")
 
 
 def test_what_an_earlier_process_did_tells_nothing_of_the_speed(
@@ -88,7 +87,7 @@ def test_what_an_earlier_process_did_tells_nothing_of_the_speed(
     with Console(file=file).progress("resumed", 100, before=80) as bar:
         bar.advance(10)
     first, _ = file.getvalue().splitlines()
-    assert first == "resumed  90/100  1:20  0.125 step/s  1:20 left"
+    assert first == "resumed  90/100  1:20 left  1:20  0.125 step/s"
 
 
 def test_a_long_bar_prints_about_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +99,7 @@ def test_a_long_bar_prints_about_every_30_seconds(monkeypatch: pytest.MonkeyPatc
             bar.advance()
     lines = file.getvalue().splitlines()
     assert 3 <= len(lines) <= 8
-    assert all(line.endswith("left") for line in lines[:-1])
+    assert all(" left  " in line for line in lines[:-1])
     assert "20/20" in lines[-1]
 
 
@@ -208,36 +207,22 @@ def test_a_narrow_terminal_folds_and_cuts_no_table(
     assert len(lines) == 4
 
 
-TITLE = "hydra-0.01 finetune 11/21"
-
-
 @pytest.mark.parametrize(
     ("columns", "shown"),
     [
-        (120, f"{TITLE}  ━━━━━━━━━━━━────────  120/200  0:20  6 step/s  0:13 left  {{fields}}"),
-        (106, f"{TITLE}  120/200  0:20  6 step/s  0:13 left  {{fields}}"),
-        (79, f"{TITLE}  120/200  6 step/s  0:13 left  {{fields}}"),
-        (72, f"{TITLE}  120/200  0:13 left  {{fields}}"),
-        (50, f"{TITLE}  120/200  0:13 left  lo…"),
+        (120, "━━━━━━━━━━ hydra  120/200  0:13 left  loss 1.5  0:20  6 step/s"),
+        (40, "━━━━━━━━━━ hydra  120/200  0:13 left  l…"),
     ],
 )
-def test_a_moving_line_keeps_its_title_whole_and_drops_the_rest_in_order(
+def test_a_moving_line_is_cut_at_the_end(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int, shown: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     clock = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    with Console(file=terminal).progress(TITLE, 200) as bar:
+    with Console(file=terminal).progress("hydra", 200) as bar:
         clock[0] = 20.0
-        bar.advance(120, loss=1.5, accuracy=0.5)
-        assert bar._live is not None
-        bar._live.refresh()
-    frame = terminal.getvalue().split("\x1b[2K")[1]
-    assert frame.splitlines()[0].rstrip() == shown.format(fields="loss 1.5  accuracy 0.5")
-
-
-def test_a_piece_that_found_no_room_stays_away() -> None:
-    bar = console.Bar(Console(file=io.StringIO()), "work", 3, unit="step", live=None)
-    assert bar.moving(80, "####") == "work  ####  0/3  0:00  0 step/s"
-    assert bar.moving(20, "####") == "work  0/3  0 step/s"
-    assert bar.moving(80, "####") == "work  0/3  0 step/s"
+        bar.advance(120, loss=1.5)
+    frame = terminal.getvalue().split("\x1b[2K")[-2]
+    text = re.sub("\x1b\\[[?0-9;]*[a-zA-Z]", "", frame).splitlines()[0]
+    assert text.strip().replace("╸", "━").replace("╺", "━") == shown

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from robustprune.errors import UsageError
 from robustprune.tracking import download_run, import_run
-from robustprune.tracking.client import connect
+from robustprune.tracking.store import connect
 
 from .sample import RESULTS, write_folder
 
@@ -38,6 +37,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.startswith("state")}
 
 
+@pytest.mark.slow
 def test_it_comes_back_as_it_was_and_can_be_imported_again(world: World, tmp_path: Path) -> None:
     folder = download_run(world.id, world.uri, tmp_path / "into")
     assert folder == tmp_path / "into" / world.id
@@ -49,6 +49,7 @@ def test_it_comes_back_as_it_was_and_can_be_imported_again(world: World, tmp_pat
     world.client.delete_run(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first", "tiny, seed 0, cut at 7 steps a stage"])
 def test_a_run_is_known_by_its_name_and_by_its_folders(
     name: str, world: World, tmp_path: Path
@@ -96,18 +97,5 @@ def test_results_that_point_out_of_the_folder_are_refused(world: World, tmp_path
     outside = {"networks": [{"name": "../../evil", "model": "../../evil/m"}]}
     (tmp_path / "results.json").write_text(json.dumps(outside))
     world.client.log_artifact(run.info.run_id, str(tmp_path / "results.json"))
-    with pytest.raises(UsageError, match="lies outside the run folder"):
+    with pytest.raises(UsageError, match="is outside the run folder"):
         download_run("hostile", world.uri, tmp_path / "into")
-
-
-def test_models_from_before_they_were_mlflow_models_come_too(world: World, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny" / "old"
-    shutil.copytree(world.folder, folder, ignore=shutil.ignore_patterns("state"))
-
-    def refuse(*_: object, **__: object) -> None:
-        raise NotImplementedError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("robustprune.tracking.store.log_model", refuse)
-        import_run(folder, uri=world.uri, warn=lambda text: None)
-    assert content(download_run("old", world.uri, tmp_path / "into")) == content(folder)

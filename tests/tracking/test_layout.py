@@ -1,20 +1,18 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
-from robustprune.tracking import (
+from robustprune.tracking import ended, final_metrics, stage_metrics
+from robustprune.tracking.layout import (
     describe_network,
     describe_run,
-    ended,
-    final_metrics,
+    flatten,
+    param_text,
     run_name,
-    stage_metrics,
-    uploads,
+    valid_name,
 )
-from robustprune.tracking.layout import finite, flatten, folder_tags, param_text, valid_name
 
 
 @pytest.mark.parametrize(
@@ -65,12 +63,9 @@ def test_parameter_values_are_short_text() -> None:
     assert len(param_text("x" * 9000)) == 6000
 
 
-def test_only_finite_metrics_are_kept() -> None:
-    assert finite({"a": 1, "b": math.nan, "c": math.inf}) == {"a": 1.0}
-
-
-def test_phase_metrics_take_numbers_only() -> None:
-    assert stage_metrics("prune", {"loss": 2, "note": "x", "ok": True}) == {"prune/loss": 2.0}
+def test_metrics_of_a_stage_are_its_finite_numbers() -> None:
+    metrics = {"loss": 2, "note": "x", "ok": True, "b": math.nan, "c": math.inf}
+    assert stage_metrics("prune", metrics) == {"prune/loss": 2.0}
 
 
 def test_final_metrics_split_intervals_and_keep_turnover() -> None:
@@ -80,6 +75,7 @@ def test_final_metrics_split_intervals_and_keep_turnover() -> None:
         "turnover": 0.25,
         "kept": 5,
         "metrics": {"pgd": 0.5, "pgd_n": 100, "pgd_interval": [0.4, 0.6], "top_n": 3},
+        "measures": {"size": {"parameters": 9}},
     }
     assert next(iter(final_metrics(entry))) == "final/pgd"
     assert final_metrics(entry) == {
@@ -91,6 +87,7 @@ def test_final_metrics_split_intervals_and_keep_turnover() -> None:
         "final/interval/pgd_low": 0.4,
         "final/interval/pgd_high": 0.6,
         "final/top_n": 3.0,
+        "final/size/parameters": 9.0,
     }
 
 
@@ -120,12 +117,6 @@ def test_a_run_that_was_not_cut_has_no_max_steps(cut: dict[str, None]) -> None:
     assert "max_steps" not in describe_network({"name": "a"}, cut)[0]
 
 
-def test_the_folders_tag_is_its_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    expected = {"folder": tmp_path.name}
-    assert folder_tags(tmp_path) == folder_tags(Path()) == folder_tags(Path("a/..")) == expected
-
-
 def test_the_radius_of_each_evaluator_stands_under_its_metrics_name() -> None:
     evaluate = [
         {"name": "clean", "label": None},
@@ -153,13 +144,6 @@ def test_runs_of_one_recipe_have_names_that_differ() -> None:
     assert run_name({"recipe": "r", "seed": 1, "max_steps": 2}) == (
         "r, seed 1, cut at 2 steps a stage"
     )
-
-
-def test_files_and_folders_are_uploaded_to_where_they_are_in_a_run_folder(tmp_path: Path) -> None:
-    (tmp_path / "report").mkdir()
-    (tmp_path / "results.json").touch()
-    found = uploads(tmp_path, ("recipe.yaml", "results.json", "report"))
-    assert found == [(tmp_path / "results.json", None), (tmp_path / "report", "report")]
 
 
 def test_an_alarm_is_not_shown_as_a_success() -> None:

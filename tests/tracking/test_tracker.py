@@ -4,13 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import torch
 
-from robustprune.tracking import Tracker, TrackingOptions, import_run, open_tracker
+from robustprune.artifacts.saved import save_model
+from robustprune.models import create_model
+from robustprune.recipe.imports import run_imports
+from robustprune.tracking import Tracker, TrackingOptions, import_run
 
 from .sample import RESULTS, track, write_folder
 
@@ -21,21 +27,17 @@ class World:
     def __init__(self, root: Path) -> None:
         from mlflow import MlflowClient
 
-        self.runs = root / "the runs"
+        self.runs = root / "the runs x#y é&=@"  # which mean something in an address
         self.options = TrackingOptions(experiment="tests")
         self.folder = write_folder(self.runs / "tiny" / "live")
         self.warnings: list[str] = []
         tracker = self.tracker(self.folder)
-        track(tracker, self.folder)
+        track(tracker)
         tracker.close(timeout=60)
         self.client = MlflowClient(tracking_uri=f"sqlite:///{self.runs / 'mlflow.db'}")
 
     def tracker(self, folder: Path) -> Tracker:
-        tracker = open_tracker(
-            self.options, folder=folder, runs=self.runs, warn=self.warnings.append
-        )
-        assert isinstance(tracker, Tracker)
-        return tracker
+        return Tracker(self.options, folder=folder, runs=self.runs, warn=self.warnings.append)
 
     def ids(self, folder: Path) -> dict[str, str]:
         document = json.loads((folder / "state" / "mlflow.json").read_text())
@@ -89,6 +91,7 @@ def no_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+@pytest.mark.slow
 def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world: World) -> None:
     seen = world.seen(world.ids(world.folder)["parent"])
     assert seen["info"] == ("tiny, seed 0, cut at 7 steps a stage", "FINISHED")
@@ -103,6 +106,7 @@ def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world:
     assert world.warnings == []
 
 
+@pytest.mark.slow
 def test_a_child_is_a_network_with_its_epochs_density_and_final_numbers(world: World) -> None:
     ids = world.ids(world.folder)
     child = world.client.get_run(ids["hydra-0.1"])
@@ -136,7 +140,7 @@ def test_a_network_is_a_model_with_what_was_measured_of_it(world: World) -> None
     assert model["params"]["density"] == "0.1"
     assert model["files"] == ["MLmodel", "data", "requirements.txt"]
     images = ("digits", "b" * 16)
-    assert {("final/weak", 0.25, *images), ("final/turnover", 0.2, None, None)} <= model["metrics"]
+    assert {("final/weak", 0.25, *images), ("final/turnover", 0.2, *images)} <= model["metrics"]
     assert not any(name.startswith("prune/") for name, *_ in model["metrics"])
 
 
@@ -149,18 +153,18 @@ def test_artifacts_lie_beside_the_store_and_not_where_one_stands(world: World) -
 def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -> None:
     folder = world.runs / "tiny" / "resumed"
     first = world.tracker(folder)
-    first.start("tiny", params={"a": 1}, tags={})
-    first.network("dense", params={"density": 1.0}, tags={})
+    first.start({"params": {"a": 1}})
+    first.network({"name": "dense"}, {})
     for epoch in range(3):
         first.metrics("dense", {"pretrain/loss": 3.0 - epoch}, step=epoch)
-    first.finish("dense", "KILLED")
+    first.finish("KILLED")
     first.close(timeout=60)
     ids = world.ids(folder)
     assert world.seen(ids["dense"])["info"][1] == "KILLED"
 
     second = world.tracker(folder)
-    second.start("tiny", params={"a": 2, "b": 3}, tags={})
-    second.network("dense", params={"density": 1.0}, tags={})
+    second.start({"params": {"a": 2, "b": 3}})
+    second.network({"name": "dense"}, {})
     for epoch in range(2, 5):
         second.metrics("dense", {"pretrain/loss": 9.0}, step=epoch)
     second.close(timeout=60)
@@ -172,20 +176,22 @@ def test_resume_goes_on_in_the_same_runs_and_logs_no_epoch_twice(world: World) -
     assert world.warnings == []
 
 
+@pytest.mark.slow
 def test_epochs_that_are_brought_in_later_are_not_of_the_model(world: World) -> None:
     folder = write_folder(world.runs / "tiny" / "late")
     history = folder / "dense" / "history.json"
     epochs = history.read_text()
     history.unlink()
-    import_run(folder, options=world.options, runs=world.runs)
+    import_run(folder)
     history.write_text(epochs)
-    import_run(folder, options=world.options, runs=world.runs)
+    import_run(folder)
     seen = world.seen(world.ids(folder)["dense"])
     assert len(seen["metrics"]["pretrain/loss"]) == 3
     (model,) = seen["models"]
     assert {name for name, *_ in model["metrics"]} == {"final/clean", "final/density"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unknown", "deleted"])
 def test_runs_that_the_store_does_not_have_are_made_anew(world: World, how: str) -> None:
     folder = world.runs / "tiny" / how
@@ -196,12 +202,12 @@ def test_runs_that_the_store_does_not_have_are_made_anew(world: World, how: str)
         document = {"parent": old["parent"], "networks": {"dense": old["dense"]}}
         state.write_text(json.dumps(document))
     else:
-        import_run(write_folder(folder), options=world.options, runs=world.runs)
+        import_run(write_folder(folder))
         old = world.ids(folder)
         world.client.delete_run(old["parent"])
     tracker = world.tracker(folder)
-    tracker.start("tiny", params={}, tags={})
-    tracker.network("dense", params={}, tags={})
+    tracker.start({})
+    tracker.network({"name": "dense"}, {})
     tracker.close(timeout=60)
     new = world.ids(folder)
     assert set(new) == {"parent", "dense"}
@@ -209,6 +215,7 @@ def test_runs_that_the_store_does_not_have_are_made_anew(world: World, how: str)
     assert world.warnings == []
 
 
+@pytest.mark.slow
 def test_an_imported_run_equals_the_one_tracked_live_and_imports_once(world: World) -> None:
     folder = world.runs / "copied" / "live"
     shutil.copytree(world.folder, folder, ignore=shutil.ignore_patterns("state"))
@@ -220,11 +227,11 @@ def test_an_imported_run_equals_the_one_tracked_live_and_imports_once(world: Wor
         assert world.seen(imported[name]) == world.seen(live[name])
         assert world.experiment(imported[name]) == "tests"
         assert imported[name] != live[name]
-    assert import_run(folder, options=world.options) == parent
+    assert import_run(folder) == parent
     assert world.seen(imported["hydra-0.1"]) == world.seen(live["hydra-0.1"])
 
 
-def test_a_store_without_models_gets_their_files(
+def test_a_store_without_models_gets_the_rest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -235,44 +242,36 @@ def test_a_store_without_models_gets_their_files(
     monkeypatch.setattr(MlflowClient, "create_logged_model", refuse)
     warnings: list[str] = []
     folder = write_folder(world.runs / "tiny" / "no-models")
-    import_run(folder, options=world.options, runs=world.runs, warn=warnings.append)
-    assert warnings == ["MLflow tracking goes on with files in place of models: no such endpoint"]
+    import_run(folder, warn=warnings.append)
+    assert warnings == ["MLflow tracking goes on without models: no such endpoint"]
     for name in ("dense", "hydra-0.1"):
         seen = world.seen(world.ids(folder)[name])
-        assert "m.safetensors" in seen["files"]
+        assert seen["files"] == ["history.json", "images.parquet"]
         assert seen["metrics"]["final/clean"]
 
 
-@pytest.mark.parametrize(
-    ("keywords", "experiment"),
-    [
-        ({"experiment": "named"}, "named"),
-        ({"options": TrackingOptions(experiment="opted")}, "opted"),
-        ({"options": TrackingOptions(experiment="opted"), "experiment": "named"}, "named"),
-    ],
-)
-def test_a_store_and_an_experiment_can_be_named(
-    world: World, tmp_path: Path, keywords: dict[str, Any], experiment: str
-) -> None:
+def test_a_store_and_an_experiment_can_be_named(world: World, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "elsewhere" / "tiny" / "a")
-    parent = import_run(folder, uri=f"sqlite:///{world.runs / 'mlflow.db'}", **keywords)
-    assert world.experiment(parent) == experiment
+    parent = import_run(folder, uri=f"sqlite:///{world.runs / 'mlflow.db'}", experiment="named")
+    assert world.experiment(parent) == "named"
     assert not (tmp_path / "elsewhere" / "mlflow.db").exists()
 
 
-def test_a_missing_artifact_is_told_and_the_rest_goes_on(world: World) -> None:
+def test_a_missing_model_is_told_and_the_rest_goes_on(world: World) -> None:
     warnings: list[str] = []
     folder = world.runs / "tiny" / "missing"
-    tracker = Tracker(options=world.options, folder=folder, runs=world.runs, warn=warnings.append)
-    tracker.start("tiny", params={}, tags={})
-    tracker.artifact(None, folder / "nothing.png")
+    tracker = Tracker(world.options, folder=folder, runs=world.runs, warn=warnings.append)
+    tracker.start({})
+    tracker.network({"name": "dense"}, {})
+    tracker.complete({"name": "dense", "model": "dense/nothing.safetensors"})
     tracker.metrics(None, {"x": 1.0})
     tracker.close(timeout=60)
     assert len(warnings) == 1
-    assert "nothing.png" in warnings[0]
+    assert "nothing.safetensors" in warnings[0]
     assert world.client.get_run(world.ids(folder)["parent"]).data.metrics == {"x": 1.0}
 
 
+@pytest.mark.slow
 def test_metrics_outlive_artifacts_that_cannot_be_stored(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,8 +283,8 @@ def test_metrics_outlive_artifacts_that_cannot_be_stored(
     monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
     warnings: list[str] = []
     folder = write_folder(world.runs / "tiny" / "no-artifacts")
-    tracker = Tracker(options=world.options, folder=folder, runs=world.runs, warn=warnings.append)
-    track(tracker, folder)
+    tracker = Tracker(world.options, folder=folder, runs=world.runs, warn=warnings.append)
+    track(tracker)
     tracker.close(timeout=60)
     assert len(warnings) == 1
     assert "without artifacts: no right to write" in warnings[0]
@@ -296,14 +295,11 @@ NETWORK = """
 from timm.models import register_model
 from torch import nn
 
-import beside_mine
-
 
 @register_model
 def mine_in_mlflow(pretrained=False, num_classes=10, in_chans=1, **kwargs):
-    return nn.Sequential(nn.Flatten(1), nn.Linear(64, beside_mine.classes(num_classes)))
+    return nn.Sequential(nn.Flatten(1), nn.Linear(64, num_classes))
 """
-BESIDE = "import scipy.special\nimport torch.nn\n\n\ndef classes(number):\n    return number\n"
 LOAD = """
 import sys, mlflow, numpy
 model = mlflow.pyfunc.load_model(sys.argv[1])
@@ -311,17 +307,10 @@ print(model.predict(numpy.ones((2, 1, 8, 8), numpy.float32)).tolist())
 """
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_loaded_where_its_recipe_is_not(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path
 ) -> None:
-    import torch
-
-    from robustprune.artifacts.dense import save_model
-    from robustprune.models import create_model
-    from robustprune.recipe.imports import run_imports
-
-    (tmp_path / "beside_mine.py").write_text(BESIDE)
-    monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mine.py").write_text(NETWORK)
     assert run_imports(["mine.py"], tmp_path) == []
     results = {**RESULTS, "params": {**RESULTS["params"], "imports": ["../elsewhere/mine.py"]}}
@@ -331,11 +320,11 @@ def test_a_network_of_ones_own_is_loaded_where_its_recipe_is_not(
     model = create_model(**options).eval()
     for entry in results["networks"]:
         save_model(folder / entry["model"], model, masks={}, metadata={"model": options})
-    import_run(folder, options=world.options, runs=world.runs, warn=world.warnings.append)
+    import_run(folder, warn=world.warnings.append)
     run = world.client.get_run(world.ids(folder)["dense"])
     model_id = run.outputs.model_outputs[0].model_id
     place = world.client.get_logged_model(model_id).artifact_location.removeprefix("file://")
-    place = place.replace("%20", " ")
+    place = unquote(place)
     command = [sys.executable, "-c", LOAD, place]
     found = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path.parent
@@ -346,6 +335,16 @@ def test_a_network_of_ones_own_is_loaded_where_its_recipe_is_not(
     assert torch.allclose(torch.tensor(json.loads(found.stdout)), expected)
     lines = (Path(place) / "requirements.txt").read_text().splitlines()
     names = {line.partition("==")[0] for line in lines if not line.startswith("#")}
-    assert {"mlflow", "scipy", "timm", "torch"} < names
+    assert {"mlflow", "timm", "torch"} < names
     assert "robustprune" not in names  # no index has it
     assert all(version(name) for name in names)
+
+
+@pytest.mark.slow
+def test_two_runs_that_begin_at_once_make_one_store(tmp_path: Path) -> None:
+    from robustprune.tracking.store import connect
+
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    with ThreadPoolExecutor(2) as pool:
+        clients = list(pool.map(connect, [uri, uri]))
+    assert [len(client.search_experiments()) for client in clients] == [1, 1]

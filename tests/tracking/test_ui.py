@@ -12,7 +12,7 @@ import pytest
 
 from robustprune.errors import UsageError
 from robustprune.tracking import serve_ui
-from robustprune.tracking.client import connect
+from robustprune.tracking.store import connect
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def alive(group: int) -> bool:
     return any(not state.startswith("Z") for state in states.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_ui_answers_on_this_machine_only_and_is_gone_afterwards(store: str, port: int) -> None:
     with serve_ui(store, port=port) as server:
         assert server.address == f"http://127.0.0.1:{port}"
@@ -50,6 +51,7 @@ def test_the_ui_answers_on_this_machine_only_and_is_gone_afterwards(store: str, 
         urlopen(server.address, timeout=5)
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_says_why(tmp_path: Path, port: int) -> None:
     path = tmp_path / "mlflow.db"
     path.write_text("this is no database, and long enough to have a header" * 10)
@@ -61,14 +63,15 @@ def test_a_server_that_ends_says_why(tmp_path: Path, port: int) -> None:
     assert "file is not a database" in str(raised.value)
 
 
-def test_a_taken_port_is_named(store: str) -> None:
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
         with (
             pytest.raises(UsageError, match=rf"port {number} cannot be had.*--port"),
-            serve_ui(store, port=number),
+            serve_ui(f"sqlite:///{tmp_path / 'mlflow.db'}", port=number),
         ):
             pytest.fail("it started")
 
@@ -90,6 +93,7 @@ def test_the_ui_of_a_server_is_its_own() -> None:
         pytest.fail("it started")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command_and_the_server_cleanly(store: str, port: int) -> None:
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{heard}; import sys; from robustprune.cli import main; sys.exit(main())"

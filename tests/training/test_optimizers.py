@@ -85,17 +85,13 @@ def test_sgd_by_hand():
     assert point[0].item() == 0.921875
 
 
-def test_nesterov_without_momentum_is_plain_sgd():
-    part = optimizers.create("sgd", momentum=0, nesterov=True)
-    assert part.build([bowl()]).param_groups[0]["nesterov"] is False
-
-
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         ("sgd", {"lr": 0}),
         ("sgd", {"lr": -1}),
         ("sgd", {"momentum": 1}),
+        ("sgd", {"momentum": 0, "nesterov": True}),
         ("sgd", {"weight_decay": -1e-4}),
         ("sgd", {"betas": [0.9, 0.9]}),
         ("adam", {"betas": [0.9]}),

@@ -12,6 +12,7 @@ from tests.jobs import run_job
 from tests.training import battery
 from tests.training.battery import DRAWING, STEADY
 
+pytestmark = pytest.mark.slow
 Found = dict[str, Any]
 
 

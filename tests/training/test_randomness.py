@@ -62,6 +62,7 @@ def with_and_without_validation(tmp_path, kind, objective, **options):
         yield weights(model), history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("objective", [BENIGN, FREE, toys.Noisy()], ids=["benign", "free", "noisy"])
 def test_validation_does_not_change_what_is_trained(tmp_path, kind, objective):

@@ -20,6 +20,7 @@ from tests.training.toys import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("objective", "optimizer"),
@@ -129,6 +130,7 @@ def test_best_hands_on_the_weights_with_the_lowest_validation_loss(tmp_path):
     assert not same(weights(model), seen[-1])
 
 
+@pytest.mark.slow
 def test_best_survives_a_resume_after_the_best_epoch(tmp_path):
     model, setting = worsening(select="best")
     losses = validation_losses(toys.train(trainer(BENIGN), setting, state_file(tmp_path)))

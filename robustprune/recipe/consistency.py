@@ -1,0 +1,110 @@
+"""Faults of a recipe whose values are all right by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from robustprune.errors import Place, Problem, UsageError, nearest
+from robustprune.recipe.schema import Recipe, StageOptions
+
+_NEEDS = "Needs: init, fresh, dense, pretrain@<epochs>, mask:<label>."
+
+
+def inconsistencies(recipe: Recipe) -> list[Problem]:
+    """List what does not go together."""
+    problems = [p for name, given in recipe.stages.items() for p in _stage(recipe, (name,), given)]
+    labels = "give it a 'label' of its own, or drop it."
+    needs = {"dense"}
+    if recipe.prune is not None:
+        pruners: list[Any] = list(recipe.prune.methods)
+        needs = {need for pruner in pruners for need in pruner.needs()}
+        for index, pruner in enumerate(pruners):
+            place = ("prune", "methods", index)
+            problems += [*_pruner(recipe, place, pruner), *_needs(recipe, place, pruner)]
+        problems += _repeated(("prune", "methods"), [one.variant for one in pruners], labels)
+        densities = [f"{density:g}" for density in recipe.prune.densities]
+        problems += _repeated(("prune", "densities"), densities, "drop it.")
+    if "dense" in needs and recipe.pretrain is None and recipe.model.weights is None:
+        keys = ", ".join(StageOptions.model_fields)
+        message = f"this key is required. Trains the dense network. Keys: {keys}. Or name a trained"
+        problems.append(Problem(("pretrain",), f"{message} network's file: model.weights."))
+    metrics = [getattr(evaluator, "metric", "") for evaluator in recipe.evaluate]
+    return problems + _repeated(("evaluate",), metrics, labels)
+
+
+def _stage(recipe: Recipe, place: Place, options: StageOptions) -> Iterator[Problem]:
+    """List what a stage's options ask for that the recipe cannot give."""
+    objective = options.objective or recipe.objective
+    if options.select == "best" and not getattr(recipe.data, "validation", 0):
+        message = "needs a validation split: set data.validation, e.g. 0.04, or select: last."
+        yield Problem((*place, "select"), message)
+    if options.accumulate > 1 and getattr(objective, "repeats", 1) > 1:
+        message = f"objective '{objective.registered_name}' repeats batches: use 1."
+        yield Problem((*place, "accumulate"), message)
+
+
+def _pruner(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
+    """List what its own stages, its structure and ``sharpness`` ask for in vain."""
+    assert recipe.prune is not None
+    sections = recipe.stages
+    try:
+        stages = pruner.stages(recipe.prune.densities[0], sections)
+    except UsageError as error:
+        yield Problem(place, str(error))
+        return
+    called, names = f"pruner '{pruner.variant}'", [stage.name for stage in stages]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield Problem(place, f"{called} has {names.count(name)} stages '{name}'.")
+    checked = [section.model_copy(update={"epochs": 1}) for section in sections.values()]
+    trained = [stage for stage in stages if stage.options is not None]
+    for stage in trained:
+        if stage.options.model_copy(update={"epochs": 1}) not in checked:
+            yield from _stage(recipe, place, stage.options)
+        if not 0 <= stage.start < stage.options.epochs:
+            message = f"starts at epoch {stage.start} of {stage.options.epochs}: nothing is left."
+            yield Problem(place, f"stage '{stage.name}' of {called} {message}")
+    if pruner.sharpness is not None:
+        minimised: list[Any] = [stage.options.objective or recipe.objective for stage in trained]
+        for reason in filter(None, dict.fromkeys(objective.one_pass for objective in minimised)):
+            yield Problem((*place, "sharpness"), f"{reason}.")
+    for problem in pruner.structure.problems(recipe.prune.densities, pruner.allocation):
+        yield Problem((*place, "structure"), problem)
+
+
+def _needs(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
+    """List what `Pruner.needs` names that there is not."""
+    assert recipe.prune is not None
+    pruners: list[Any] = list(recipe.prune.methods)
+    others = {other.variant: other for other in pruners}
+    called, needs = f"pruner '{pruner.variant}'", pruner.needs()
+    epochs = 0 if recipe.pretrain is None else recipe.pretrain.epochs
+    if not needs or needs[0].startswith("mask:"):
+        yield Problem(place, f"{called} must say first which network it starts from. {_NEEDS}")
+    for need in needs:
+        kind, _, which = need.partition("@" if "@" in need else ":")
+        if kind == "pretrain" and which.isdecimal():
+            if not 0 < int(which) <= epochs:
+                found = f"of pretraining, which has {epochs}."
+                yield Problem(place, f"{called} needs the network after epoch {which} {found}")
+        elif kind == "mask":
+            if which not in others:
+                choices = nearest(which, others)
+                yield Problem(place, f"there is no pruner '{which}' whose mask it needs.{choices}")
+        elif need not in ("init", "fresh", "dense"):
+            yield Problem(place, f"{called} needs '{need}', which means nothing. {_NEEDS}")
+    try:
+        masks = {f"mask:{label}": other.needs() for label, other in others.items()}
+        TopologicalSorter(masks).prepare()
+    except CycleError as error:
+        if f"mask:{pruner.variant}" in error.args[1]:
+            yield Problem(place, f"{called} needs a mask that needs its own.")
+
+
+def _repeated(place: Place, names: Sequence[str], remedy: str) -> list[Problem]:
+    return [
+        Problem((*place, index), f"'{name}' stands {names.count(name)} times; {remedy}")
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
