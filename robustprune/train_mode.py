@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import nn
 
 
@@ -26,3 +27,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
                 module.training = False
         for module in training:
             module.training = True
+
+
+@contextmanager
+def attack_mode(model: nn.Module, device: str) -> Iterator[None]:
+    """Put ``model`` in eval mode for an attack, in a precision that keeps gradients of images.
+
+    An attack follows a stage in bfloat16, whose range is float32's. In float16 it does not: small
+    gradients would vanish, and with them the attack.
+
+    Args:
+        model: the network to be attacked.
+        device: the type of device that it is on, e.g. ``cuda``.
+    """
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    with eval_mode(model), torch.autocast(device, enabled=False) if half else nullcontext():
+        yield

@@ -19,7 +19,7 @@ from robustprune.adapters import load
 from robustprune.adapters.attack_arguments import MOST_CLASSES, NORMS, check_arguments
 from robustprune.adapters.unbounded import is_memory
 from robustprune.errors import UsageError, first_line
-from robustprune.train_mode import eval_mode
+from robustprune.train_mode import attack_mode
 
 
 def perturb(
@@ -110,8 +110,7 @@ def _attackable(
     A network that cannot take the images on its own raises what it raises, and so does a machine
     whose memory is too small.
     """
-    # half precision rounds small steps and gradients away, which weakens an attack
-    with eval_mode(model), torch.autocast(images.device.type, enabled=False):
+    with attack_mode(model, images.device.type):
         network = Attackable(model, images)
         try:
             yield network

@@ -193,11 +193,9 @@ def _by_numpy(flat: Tensor, kept: int) -> Tensor:
 def _by_torch(flat: Tensor, kept: int) -> Tensor:
     refuse_nan(bool(torch.isnan(flat.max())))  # max hands NaN on
     threshold = torch.topk(flat, kept, sorted=False).values.min()
-    mask = flat > threshold
-    missing = kept - int(mask.sum())
-    ties = (flat == threshold).nonzero().squeeze(1)
-    mask[ties[:missing]] = True
-    return mask
+    mask, ties = flat > threshold, flat == threshold
+    # as a running count, because the host would wait for a GPU to learn how many are missing
+    return mask | (ties & (ties.cumsum(0) <= kept - mask.sum()))
 
 
 def refuse_nan(diverged: bool) -> None:

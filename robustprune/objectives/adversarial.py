@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,8 +95,33 @@ class Pgd(AdversarialTraining):
         }
 
 
+class SingleStep(AdversarialTraining):
+    """Training against one gradient step, which a network may learn to withstand alone.
+
+    Epochs are therefore compared under PGD-10, whose accuracy then collapses.
+    """
+
+    def validation_loss(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Loss:
+        """CE(f(x_adv), y) under PGD-10."""
+        return Pgd(eps=self.eps)(model, images, labels, progress)
+
+    def alarm(self, history: Sequence[Mapping[str, float]]) -> str:
+        """Tell of catastrophic overfitting: less than half of the best accuracy under PGD-10."""
+        accuracies = [epoch["val_accuracy"] for epoch in history if "val_accuracy" in epoch]
+        if len(accuracies) < 2 or accuracies[-1] >= max(accuracies[:-1]) / 2:
+            return ""
+        return (
+            f"accuracy under PGD-10 on the validation split fell from {max(accuracies[:-1]):.1%} "
+            f"to {accuracies[-1]:.1%}: the network has learned to withstand "
+            f"'{self.registered_name}' alone (catastrophic overfitting). Use a lower learning "
+            "rate, nfgsm with a larger 'noise', or pgd; select: best keeps an epoch before it."
+        )
+
+
 @register("fgsm")
-class Fgsm(AdversarialTraining):
+class Fgsm(SingleStep):
     """Cross-entropy under one gradient step. Source: Wong, Rice, Kolter 2020, Alg. 3."""
 
     step_size: StepSize | None = None
@@ -112,8 +138,29 @@ class Fgsm(AdversarialTraining):
         return "FFGSM", {"eps": self.eps, "alpha": step_size}
 
 
+@register("nfgsm")
+class Nfgsm(SingleStep):
+    """CE(f(x_adv), y), x_adv one step from a noisy image, not clipped to the ball: N-FGSM.
+
+    x_adv = clip(z + eps·sign ∇CE(f(z), y)) with z = clip(x + U(−k·eps, k·eps)), both clipped to
+    [0, 1] alone. Source: de Jorge et al. 2022, *Make Some Noise*, Alg. 1. Unlike there, the network
+    is in eval mode while it is attacked.
+    """
+
+    noise: float = Field(2.0, ge=0)
+    """k: half the noise's range, in radii."""
+
+    def attack(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
+    ) -> Tensor:
+        """x_adv: in [0, 1], detached, up to (1 + k)·eps away."""
+        reach = self.noise * self.eps
+        noisy = (images + torch.empty_like(images).uniform_(-reach, reach)).clamp(0, 1)
+        return torchattacks.perturb("FGSM", model, noisy, labels, eps=self.eps)
+
+
 @register("free")
-class Free(Benign):
+class Free(SingleStep):
     """CE(f(x + δ), y), m steps a batch, δ kept between batches. Shafahi et al. 2019, Alg. 1.
 
     The noise δ is updated by the backward pass of the weights. A recipe divides its epochs by m to
@@ -149,12 +196,6 @@ class Free(Benign):
         # the gradient is taken at the clipped image: through clamp it would vanish at 0 and 1
         self._perturbed = (images + self._noise[: len(images)]).clamp(0, 1).requires_grad_()
         return self._perturbed  # type: ignore[no-any-return]
-
-    def validation_loss(
-        self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
-    ) -> Loss:
-        """CE(f(x_adv), y) under PGD-10: the noise belongs to training images."""
-        return Pgd(eps=self.eps)(model, images, labels, progress)
 
     def after_backward(self) -> None:
         """δ ← clip(δ + step·sign(∇δ), ±eps)."""

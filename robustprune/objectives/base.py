@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -89,6 +90,15 @@ class Objective(Part):
         An objective whose state belongs to the training images overrides it.
         """
         return self(model, images, labels, progress)
+
+    def alarm(self, history: Sequence[Mapping[str, float]]) -> str:
+        """Tell what a user must know of the stage's epochs so far; empty if nothing.
+
+        Args:
+            history: the metrics of each epoch; ``val_loss`` and ``val_accuracy`` are there if the
+                data has a validation split.
+        """
+        return ""
 
     @property
     def repeats(self) -> int:

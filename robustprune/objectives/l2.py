@@ -29,7 +29,7 @@ def ascend(
 
     Returns:
         Images of the same shape, in the ball and in [0, 1], detached. The caller puts the network
-        in eval mode and turns autocast off.
+        in `attack_mode`.
     """
     perturbed = start
     for _ in range(steps):

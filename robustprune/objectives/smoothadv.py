@@ -14,7 +14,7 @@ from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.l2 import ascend
 from robustprune.objectives.ramp import Ramp
 from robustprune.radii import L2Radius, Sigma, StepSize
-from robustprune.train_mode import eval_mode
+from robustprune.train_mode import attack_mode
 from robustprune.types import Progress
 
 
@@ -61,7 +61,7 @@ class SmoothAdv(Objective):
             return F.nll_loss(smoothed, labels, reduction="sum")
 
         step_size = 2 * eps / self.steps if self.step_size is None else self.step_size
-        with eval_mode(model), torch.autocast(images.device.type, enabled=False):
+        with attack_mode(model, images.device.type):
             moved = ascend(loss, images, images, eps=eps, step_size=step_size, steps=self.steps)
         return moved + noise
 

@@ -14,7 +14,7 @@ from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.l2 import ascend
 from robustprune.radii import Radius, Sigma, StepSize, default_step
-from robustprune.train_mode import eval_mode
+from robustprune.train_mode import attack_mode
 from robustprune.types import Progress
 
 
@@ -51,7 +51,7 @@ class Trades(Objective):
             return F.kl_div(prediction, target, reduction="sum", log_target=True)
 
         # torchattacks has this attack for ℓ∞ only
-        with eval_mode(model), torch.autocast(images.device.type, enabled=False):
+        with attack_mode(model, images.device.type):
             with torch.no_grad():
                 target = F.log_softmax(model(images), dim=1)
             start = (images + 0.001 * torch.randn_like(images)).clamp(0, 1)

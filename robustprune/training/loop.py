@@ -351,7 +351,8 @@ class _Run:
             f"{self._title} validation", count, unit="image", brief=True
         )
         rank, world = self.shard.rank, self.shard.world
-        with eval_mode(self.model), self.masked.cached(), progressing as bar:
+        precision = self.accelerator.autocast()
+        with eval_mode(self.model), precision, self.masked.cached(), progressing as bar:
             for number, (images, labels) in enumerate(source.ordered(size, limit=count)):
                 if number % world == rank:
                     images, labels = self._moved(images, labels)
@@ -432,6 +433,8 @@ class _Run:
 
     def _tell(self) -> None:
         self.trainer.on_epoch(self.network, self.stage, self.state.history)
+        if alarm := self.objective.alarm(self.state.history):
+            self.trainer.console.warn(f"{self._title.rpartition(' ')[0]}: {alarm}")
 
     # -- small things ------------------------------------------------------------------------------
 

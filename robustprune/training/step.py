@@ -367,12 +367,13 @@ class Meter:
 
     def add(self, loss: Loss, labels: Tensor) -> None:
         """Take in one batch."""
-        n = len(labels)
-        right = float((loss.logits.argmax(1) == labels).sum())
-        own = {"images": n, "loss": n * float(loss.total), "accuracy": right}
-        parts = {name: n * float(part) for name, part in loss.parts.items()}
-        for name, amount in {**own, **parts}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + amount
+        right = (loss.logits.argmax(1) == labels).sum()
+        means = {"loss": loss.total, "accuracy": right.double() / len(labels), **loss.parts}
+        # one transfer, because the host waits for a GPU at each
+        values = torch.stack([mean.detach().to(right.device).double() for mean in means.values()])
+        for name, value in zip(means, values.tolist(), strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + len(labels) * value
+        self.sums["images"] += len(labels)
 
     @property
     def loss(self) -> float:

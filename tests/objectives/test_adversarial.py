@@ -78,3 +78,34 @@ def test_the_adversary_raises_the_loss(name):
 def test_a_radius_above_the_pixel_range_is_refused():
     with pytest.raises(UsageError, match="eps"):
         create("pgd", eps=8)
+
+
+def test_nfgsm_by_hand():
+    """One step of eps from the noisy image, clipped to [0, 1] and to nothing else."""
+    images, labels = batch()
+    torch.manual_seed(5)
+    noisy = (images + torch.empty_like(images).uniform_(-0.15, 0.15)).clamp(0, 1)
+    model = network().eval()
+    leaf = noisy.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), labels), leaf)
+    perturbed = (noisy + 0.1 * gradient.sign()).clamp(0, 1)
+    assert (perturbed - images).abs().max() > 0.11
+    expected = F.cross_entropy(model.train()(perturbed), labels)
+    assert torch.equal(our_loss("nfgsm", images, labels, eps=0.1, noise=1.5).total, expected)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "nfgsm", "free"])
+def test_one_step_is_judged_by_ten_and_a_collapse_is_told(name):
+    images, labels = batch()
+    objective = create(name, eps=0.1)
+    torch.manual_seed(5)
+    judged = objective.validation_loss(network().eval(), images, labels, Progress())
+    torch.manual_seed(5)
+    ten = create("pgd", eps=0.1, steps=10)(network().eval(), images, labels, Progress())
+    assert torch.equal(judged.total, ten.total)
+    fine = [{"val_accuracy": 0.3}, {"val_accuracy": 0.4}, {"val_accuracy": 0.2}]
+    assert objective.alarm(fine) == ""
+    assert objective.alarm([{"loss": 1.0}]) == ""
+    told = objective.alarm([*fine, {"val_accuracy": 0.19}])
+    assert "from 40.0% to 19.0%" in told
+    assert f"'{name}'" in told

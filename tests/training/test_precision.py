@@ -147,7 +147,9 @@ def test_bf16_trains(tmp_path):
     assert all(t.dtype != torch.bfloat16 for t in model.state_dict().values())
 
 
-def test_attacks_leave_autocast():
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_attacks_follow_bf16_and_leave_fp16(half):
+    """The gradients of images are too small for fp16."""
     dtypes = []
 
     class Net(torch.nn.Linear):
@@ -158,8 +160,9 @@ def test_attacks_leave_autocast():
 
     net = Net(4, 3)
     images, labels = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torchattacks.perturb("PGD", net, images, labels, eps=0.1, alpha=0.1, steps=1)
+    with torch.autocast("cpu", dtype=half):
+        found = torchattacks.perturb("PGD", net, images, labels, eps=0.1, alpha=0.1, steps=1)
         net(images)
-    assert set(dtypes[:-1]) == {torch.float32}
-    assert dtypes[-1] == torch.bfloat16
+    assert found.dtype == torch.float32
+    assert set(dtypes[:-1]) == {torch.bfloat16 if half == torch.bfloat16 else torch.float32}
+    assert dtypes[-1] == half
