@@ -36,7 +36,7 @@ def main(job: Job) -> None:
     try:
         rp.run(RECIPE, overrides=changes, out=out, fresh=True, resume=out.exists(),
                max_steps=job.max_steps)  # fmt: skip
-    except InterruptedRun:
+    except (InterruptedRun, KeyboardInterrupt):  # the latter before anything was there to keep
         print("the time is up; the same command goes on", flush=True)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for model in sorted(out.glob("*/model.safetensors")):
