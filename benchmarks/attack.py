@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def pgd(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """What is left after every image was attacked from every start."""
+    """Images left after every image was attacked from every start."""
     attack = torchattacks.PGD(model, eps=EPS, alpha=EPS / 4, steps=STEPS, random_start=True)
     robust = torch.ones_like(labels, dtype=torch.bool)
     for _ in range(RESTARTS):
@@ -80,7 +80,7 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def autoattack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """What is left after the library's AutoAttack."""
+    """Images left after the library's AutoAttack."""
     perturbed = torchattacks.AutoAttack(model, eps=EPS, n_classes=10, seed=0)(images, labels)
     with torch.no_grad():
         return model(perturbed).argmax(1) == labels

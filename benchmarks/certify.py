@@ -55,7 +55,7 @@ def main() -> None:
 
 @torch.no_grad()
 def loop(model: nn.Module, image: Tensor, samples: int) -> Tensor:
-    """What is counted, without anything around it."""
+    """Counts alone, without anything around it."""
     generator = torch.Generator().manual_seed(0)
     counts = torch.zeros(10, dtype=torch.int64)
     noise = torch.empty(ROUND, *image.shape[1:])

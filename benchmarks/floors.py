@@ -1,4 +1,4 @@
-"""What the mathematics of an objective costs on a dense network, in plain PyTorch.
+"""Cost of an objective's mathematics on a dense network, in plain PyTorch.
 
 A floor is a whole optimizer step: the passes that the objective needs, gradients of every weight,
 and SGD with momentum; nothing else. Random draws are those of the objective.

@@ -1,4 +1,4 @@
-"""What masks cost in a prune step: selecting them, opening them around it, going back through them.
+"""Cost of masks in a prune step: selecting them, opening them around it, going back through them.
 
     python benchmarks/masks.py
     python benchmarks/masks.py --models cnn_small --rounds 50

@@ -1,4 +1,4 @@
-"""What every benchmark of speed shares: two sides that alternate in one run, and their ratio.
+"""Common ground of every benchmark of speed: two sides that alternate in one run, and their ratio.
 
 The machine is shared and noisy, so seconds mean little; the ratio of the medians of sides that took
 turns means more. Each results file holds every single time.

@@ -1,4 +1,4 @@
-"""Whether imported checkpoints give the logits of HYDRA's reference implementation itself.
+"""Compare logits of imported checkpoints with those of HYDRA's reference implementation itself.
 
     python benchmarks/reference_import.py --reference PATH
 

@@ -1,4 +1,4 @@
-"""What sequential certification saves against the fixed number of samples, and where they differ.
+"""Savings of sequential certification against the fixed number of samples, and where they differ.
 
     python benchmarks/sequential.py runs/cifar10-cnn-small-stability/<id>
 

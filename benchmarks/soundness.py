@@ -36,7 +36,7 @@ STARTS, STEPS = 16, 15
 
 
 class Verdict(NamedTuple):
-    """What came of one network.
+    """Outcome of one network.
 
     Attributes:
         seed: that it was drawn from.

@@ -43,7 +43,7 @@ class Apply(nn.Module):
 
 
 class Branches(nn.Module):
-    """What joins several functions of one input."""
+    """Joins of several functions of one input."""
 
     def __init__(self, join: Callable[..., Tensor], *branches: nn.Module) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ def selection(r: Random, shape: tuple[int, ...]) -> nn.Module:
 
 @piece
 def padding(r: Random, shape: tuple[int, ...]) -> nn.Module:
-    """Of zeros and others, unequal and negative."""
+    """Padding by zeros and others, unequal and negative."""
     sides = r.choice([(1, 1, 1, 1), (0, 1, 0, 1), (2, 0, 1, 0), (-1, 0, 0, 1), (0, 0, -1, -1)])
     return Apply(
         r.choice(
@@ -424,7 +424,7 @@ def product(r: Random, shape: tuple[int, ...]) -> nn.Module:
 
 @piece
 def addition(r: Random, shape: tuple[int, ...]) -> nn.Module:
-    """Of branches, of an input and itself, and along axes of size one."""
+    """Sums of branches, of an input and itself, and along axes of size one."""
     few = r.choice([lambda x: x, lambda x: x.mean((2, 3), True), lambda x: x.sum(1, True)])
     return r.choice(
         [

@@ -1,4 +1,4 @@
-"""What a training step costs, beside the least that its objective needs on a dense network.
+"""Cost of a training step, beside the least that its objective needs on a dense network.
 
     python benchmarks/step.py
     python benchmarks/step.py --models cnn_small --stages prune --objectives trades

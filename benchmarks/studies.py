@@ -33,7 +33,7 @@ from robustprune.report.tables import comparison, metrics_table
 
 RESULTS = Path(__file__).parent / "results" / "studies"
 WIDTH = 440
-"""Of a panel, in pixels."""
+"""Size of a panel, in pixels."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a run loses when its MLflow server dies or freezes half-way: at most ten seconds.
+"""Time that a run loses when its MLflow server dies or freezes half-way: at most ten seconds.
 
     python benchmarks/tracking_outage.py
 

@@ -39,11 +39,10 @@ class DivergedError(UsageError):
 
 
 class FullDiskError(UsageError):
-    """The disk became full during a run, which can be resumed from what was saved in ``folder``."""
+    """The disk became full during a run, which can be resumed from what was saved."""
 
     def __init__(self, reason: str, folder: Path) -> None:
         super().__init__(f"{reason}. What was finished is kept in {folder}. Make room and resume")
-        self.folder = folder
 
 
 class SoundnessError(RuntimeError):

@@ -1,4 +1,4 @@
-"""What is to be known of a GPU, in a few minutes and without a network.
+"""Facts to be known of a GPU, in a few minutes and without a network.
 
     bash benchmarks/gpu/run.sh --seconds 600 --out .gpu
     bash benchmarks/gpu/run.sh --seconds 90 --max-steps 2      # to try it on a CPU
@@ -36,7 +36,7 @@ PARTS = {"tests": 0.4, "steps": 0.4, "train": 1.0}
 
 @dataclass(frozen=True)
 class Job:
-    """What the parts are given.
+    """Arguments of the parts.
 
     Attributes:
         out: where files to bring back go.

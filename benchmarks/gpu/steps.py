@@ -2,7 +2,8 @@
 
 Our side is the loop itself, in bf16 and channels-last, on one batch again and again; the floor is a
 dense network's step with the same passes in the same precision (benchmarks/floors.py). They take
-turns. Host waits are the times a step of ours stops until the GPU has answered.
+turns. cuDNN chooses its kernels by trial on both sides, where a run asks for deterministic ones,
+which may be slower. Host waits are the times a step of ours stops until the GPU has answered.
 """
 
 from __future__ import annotations

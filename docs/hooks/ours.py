@@ -50,7 +50,7 @@ def ours(metric: str, objectives: list[str]) -> str:
 
 
 def accuracy(runs: list[dict[str, Any]], metric: str, name: str) -> str:
-    """Of one network, in percent, the mean over the runs; a dash where it is not in all of them."""
+    """Mean accuracy of a network over the runs, in percent; a dash if it is not in all of them."""
     found = [
         entry["metrics"][metric]
         for run in runs

@@ -1,4 +1,4 @@
-"""What the hooks share: generated pages, tables in Markdown, and the folders they read."""
+"""Common ground of the hooks: generated pages, tables in Markdown, and the folders they read."""
 
 from __future__ import annotations
 
