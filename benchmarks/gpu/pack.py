@@ -1,10 +1,12 @@
 """Pack what a GPU machine without a network needs into pieces that travel.
 
     python benchmarks/gpu/pack.py --python 3.12 --data data/cifar10
+    python benchmarks/gpu/pack.py --python 3.12 --data data/cifar10 --there pip-list.txt
 
 Wheels of `wheels.txt` and CIFAR-10's parquet files go into numbered folders of at most 40 MB under
 `benchmarks/gpu/cargo/`, which git ignores. Carry them over, as many at a time as are allowed;
-`run.sh` puts them together. A large training file is split by rows, a large wheel by bytes.
+`run.sh` puts them together. A large training file is split by rows, a large wheel by bytes. A list
+of what the machine has, as `pip list` prints it there, leaves those wheels out.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         pieces = []
         if not arguments.no_wheels:
-            pieces += wheels(Path(folder), arguments.python)
+            pieces += wheels(Path(folder), arguments.python, there=arguments.there)
         if arguments.data:
             pieces += images(arguments.data, Path(folder))
         for number, together in enumerate(packed(pieces)):
@@ -45,12 +47,17 @@ def main() -> None:
         print(f"{target}: {len(files)} files, {size / 1e6:.1f} MB")
 
 
-def wheels(folder: Path, python: str) -> list[Path]:
+def wheels(folder: Path, python: str, *, there: Path | None) -> list[Path]:
     """The wheels for a Python version on Linux, of the versions that are installed here.
 
-    Those above the limit come in parts.
+    Those above the limit come in parts, and those of packages that are there not at all.
     """
-    names = [name for name in (HERE / "wheels.txt").read_text().splitlines() if name[:1] != "#"]
+    lines = there.read_text(encoding="utf-8").splitlines() if there else []
+    present = {canonical(line.split()[0]) for line in lines if line.strip()}
+    wanted = (HERE / "wheels.txt").read_text(encoding="utf-8").splitlines()
+    names = [name for name in wanted if name[:1] != "#" and canonical(name) not in present]
+    if not names:
+        return []
     platforms = [f"manylinux{name}_x86_64" for name in ("2014", "_2_17", "_2_27", "_2_28")]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
@@ -69,6 +76,11 @@ def wheels(folder: Path, python: str) -> list[Path]:
             piece.write_bytes(content[start : start + MOST // 2])
             pieces.append(piece)
     return pieces
+
+
+def canonical(name: str) -> str:
+    """A package's name as indexes spell it."""
+    return name.lower().replace("_", "-")
 
 
 def images(data: Path, folder: Path) -> list[Path]:
@@ -108,6 +120,7 @@ def _arguments() -> argparse.Namespace:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     parser.add_argument("--python", default=here, help="version there (default: this one)")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10's parquet files")
+    parser.add_argument("--there", type=Path, help="file with what `pip list` prints there")
     parser.add_argument("--no-wheels", action="store_true", help="the data only")
     return parser.parse_args()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,14 +48,22 @@ def main(job: Job) -> None:
     done = {tuple(entry["setting"]) for entry in records(path)}
     kinds = ("trades", "pgd", "benign")
     settings = itertools.product(BATCHES, MODELS, kinds, ("prune", "finetune"))
+    failed = 0
     for setting in settings:
         if setting in done:
             continue
         if job.left <= 0:
-            return
-        entry = {"setting": setting, **measured(setting, job)}
+            break
+        try:
+            entry = {"setting": setting, **measured(setting, job)}
+        except Exception:  # the machine is there for minutes: the other settings are measured
+            traceback.print_exc()
+            failed += 1
+            continue
         record(path, entry)
         print(entry, flush=True)
+    if failed:
+        sys.exit(f"{failed} settings failed")
 
 
 def measured(setting: Setting, job: Job) -> dict[str, Any]:

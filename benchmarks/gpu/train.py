@@ -17,6 +17,8 @@ import robustprune as rp
 from robustprune.errors import InterruptedRun
 
 RECIPE = Path(__file__).with_name("train.yaml")
+SAVING, PACKING = 5, 15
+"""Seconds to save the state in when time is up, and to pack a network in."""
 
 
 def main(job: Job) -> None:
@@ -32,7 +34,7 @@ def main(job: Job) -> None:
                 "evaluate=[{name: pgd, steps: 2, eps: 8/255, samples: 16}]",
             ]
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, max(job.left - 5, 0.1))  # five seconds to save the state
+    signal.setitimer(signal.ITIMER_REAL, max(job.left - SAVING, 0.1))
     try:
         rp.run(RECIPE, overrides=changes, out=out, fresh=True, resume=out.exists(),
                max_steps=job.max_steps)  # fmt: skip
@@ -42,6 +44,9 @@ def main(job: Job) -> None:
     for model in sorted(out.glob("*/model.safetensors")):
         packed = model.with_name("model.packed.safetensors")
         if not packed.exists() and model.parent.name != "dense":
+            if job.left < PACKING:
+                print(f"no time left to pack {model.parent.name}", flush=True)
+                break
             words = ["-m", "robustprune", "export", str(model), "--out", str(packed)]
             subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 

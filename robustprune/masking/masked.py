@@ -336,7 +336,9 @@ class MaskedModel:
         """Share of the kept positions that the first masks did not keep, in [0, 1]."""
         if self.initial is None or not self.kept:
             return 0.0
-        fresh = sum(int((mask & ~self.initial[name]).sum()) for name, mask in self.masks.items())
+        # the network may have been moved to another device since the first masks
+        first = {name: self.initial[name].to(mask.device) for name, mask in self.masks.items()}
+        fresh = sum(int((mask & ~first[name]).sum()) for name, mask in self.masks.items())
         return fresh / self.kept
 
     def report(self) -> list[LayerReport]:

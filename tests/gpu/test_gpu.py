@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 import robustprune as rp
@@ -104,8 +105,9 @@ def pruned(
     )
     method = pruner.method(context)
     rate = optimizers.create("sgd", lr=options.pop("lr", 0.1), momentum=0.9)
-    stage_options = StageOptions(epochs=1, batch_size=16, optimizer=rate, **options)
+    stage_options = StageOptions(**{"epochs": 1, "batch_size": 16, "optimizer": rate, **options})
     source = TensorSource(IMAGES, LABELS)
+    AcceleratorState._reset_state(reset_partial_state=True)  # or the first device is every one's
     trainer = Trainer(
         accelerator=Accelerator(cpu=device == CPU, mixed_precision=precision),
         objective=objective,
@@ -184,6 +186,15 @@ def test_masked_weights_are_computed_once_under_autocast() -> None:
     for first, second in zip(*gradients, strict=True):
         assert first.abs().sum() > 0
         assert torch.allclose(first, second)
+
+
+def test_turnover_is_counted_of_a_network_that_was_moved_after_its_first_masks() -> None:
+    masked = rp.masking.attach(network())
+    masked.set({name: weight > 0 for name, weight in masked.weights.items()})
+    masked.model.to(DEVICE)
+    assert masked.turnover == 0
+    masked.set({name: weight <= 0 for name, weight in masked.weights.items()})
+    assert masked.turnover == 1
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp", "crown"])
@@ -322,16 +333,16 @@ def test_half_precision_trains(precision: str, tmp_path: Path) -> None:
 
 
 def test_a_scale_that_overflows_is_halved_and_the_step_left_out(tmp_path: Path) -> None:
-    """The first scale, 65536, is too much for a loss of this size in fp16."""
+    """In fp16 the first scale, 65536, is too much for a loss of this size; a later one is not."""
     if not CUDA:
         pytest.skip("fp16 needs a GPU")
 
     class Large(type(rp.objectives.create("benign"))):  # type: ignore[misc]
         def loss(self, model: Any, *arguments: Any) -> rp.Loss:
             found = super().loss(model, *arguments)
-            return rp.Loss(1e3 * found.total, found.logits, found.parts)
+            return rp.Loss(10 * found.total, found.logits, found.parts)
 
-    masked, _, losses = pruned(DEVICE, tmp_path, Large(), precision="fp16", lr=1e-4)
+    masked, _, losses = pruned(DEVICE, tmp_path, Large(), precision="fp16", lr=1e-4, batch_size=2)
     state = torch.load(io.BytesIO((tmp_path / "prune.pt").read_bytes()), weights_only=True)
     assert state["scale"]["scale"] < 2**16
     assert all(tensor.isfinite().all() for tensor in masked.model.state_dict().values())
