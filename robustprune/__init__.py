@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from robustprune.datasets import Dataset
     from robustprune.errors import UsageError
     from robustprune.evaluators import Evaluator
+    from robustprune.inference import sparse
     from robustprune.masking import allocations, structures
     from robustprune.masking.allocations import Allocation
     from robustprune.masking.structures import Structure
@@ -39,7 +40,7 @@ __all__ += ["Objective", "OptimizerPart", "Progress", "Pruner", "Recipe", "RunRe
 __all__ += ["Stage", "StageChanges", "StageOptions", "Structure", "UsageError", "__version__"]
 __all__ += ["allocations", "backends", "create_model", "datasets", "evaluators", "load_model"]
 __all__ += ["load_recipe", "masking", "measures", "objectives", "optimizers", "pruners", "run"]
-__all__ += ["schedules", "structures"]
+__all__ += ["schedules", "sparse", "structures"]
 
 _HOMES = {
     "robustprune.artifacts.backends": "backends Backend",
@@ -47,6 +48,7 @@ _HOMES = {
     "robustprune.datasets": "datasets Dataset",
     "robustprune.errors": "UsageError",
     "robustprune.evaluators": "evaluators Evaluator",
+    "robustprune.inference": "sparse",
     "robustprune.masking": "masking",
     "robustprune.masking.allocations": "allocations Allocation",
     "robustprune.masking.structures": "structures Structure",

@@ -1,8 +1,11 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "robustprune"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,5 +26,6 @@ def quiet_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith(("ROBUSTPRUNE_", "MLFLOW_")):
                 patch.delenv(name)
+        patch.setenv("ROBUSTPRUNE_CACHE", str(CACHE))  # of compiled kernels, for the next time, too
         yield
     torch.set_num_threads(before)

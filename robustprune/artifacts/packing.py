@@ -1,21 +1,25 @@
-"""One tensor, packed: where it is not zero, and its values there, byte plane by byte plane.
-
-n weights of which k are kept have log2(n choose k), or about n·H(k/n), bits of positions. A mask of
-few kept weights is written as the gaps between them, independent draws that an entropy coder such
-as zstd's brings to that bound within a few percent. A mask of many is written as bits.
-"""
+"""One tensor, packed: where it is not zero, and its values there, byte plane by byte plane."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+from robustprune.kernels.positions import (
+    WORTHWHILE,
+    Bytes,
+    Coding,
+    decode,
+    encode,
+    longest,
+)
 
 DTYPES = {
     "F64": torch.float64,
@@ -32,12 +36,7 @@ DTYPES = {
 """Types of tensors, under safetensors' names."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ESCAPE = 255
-_SPARSE = 0.25  # density up to which gaps are shorter than bits once both are compressed
-_WORTHWHILE = 0.9  # the share of entries that are not zero, up to which positions are written
 
-Coding = Literal["gaps", "bits"]
-Bytes = NDArray[np.uint8]
 Size = Annotated[int, Field(strict=True, ge=0)]
 
 
@@ -89,9 +88,8 @@ class Entry(BaseModel):
         """Make sure that its numbers can be one tensor's, before anything is made room for."""
         if not {self.dtype, self.stored or self.dtype} <= DTYPES.keys():
             raise ValueError("unknown type")
-        bits, gaps = -(-self.size // 8), self.values + self.size // _ESCAPE
-        longest = {None: 0, "bits": bits, "gaps": gaps}[self.coding]
-        if self.values > self.size or self.position_bytes > longest:
+        most = longest(self.coding, self.size, self.values)
+        if self.values > self.size or self.position_bytes > most:
             raise ValueError("more positions than entries")
         if self.coding is None and (self.mask or self.values < self.size):
             raise ValueError("values without positions")
@@ -123,7 +121,7 @@ def pack_tensor(
     nonzero = torch.from_numpy(raw).bool().any(1)
     where = (nonzero if mask is None else mask.cpu().contiguous().reshape(-1)).numpy()
     coding, coded, kept = None, b"", raw
-    if mask is not None or np.count_nonzero(where) <= _WORTHWHILE * where.size:
+    if mask is not None or np.count_nonzero(where) <= WORTHWHILE * where.size:
         coding, positions = encode(where)
         coded, kept = positions.tobytes(), raw[where]
         flat = flat.masked_fill(torch.from_numpy(~where), 0)
@@ -158,38 +156,6 @@ def unpack_tensor(entry: Entry, positions: Bytes, values: Bytes) -> tuple[Tensor
         raise PackError(f"{entry.name} does not have the checksum that was noted")
     shaped = flat.reshape(entry.shape)
     return shaped, None if mask is None else torch.from_numpy(mask).reshape(entry.shape)
-
-
-def encode(mask: NDArray[np.bool_]) -> tuple[Coding, Bytes]:
-    """A mask, ``(n,)``, as bytes, and which of PACKED.md's codings they are."""
-    if np.count_nonzero(mask) > _SPARSE * mask.size:
-        return "bits", np.packbits(mask)
-    gaps = np.diff(np.flatnonzero(mask), prepend=-1) - 1
-    ends = np.cumsum(gaps // _ESCAPE + 1)  # behind each gap's last byte
-    coded = np.full(ends[-1] if ends.size else 0, _ESCAPE, dtype=np.uint8)
-    coded[ends - 1] = gaps % _ESCAPE
-    return "gaps", coded
-
-
-def decode(coding: Coding, coded: Bytes, size: int) -> NDArray[np.bool_]:
-    """The mask of ``size`` weights that `encode` wrote.
-
-    Raises:
-        ValueError: the bytes are no mask of that size.
-    """
-    if coding == "bits":
-        if coded.size != -(-size // 8):
-            raise ValueError(f"{coded.size} bytes of bits for {size} weights")
-        return np.unpackbits(coded, count=size).astype(bool)
-    if coded.size and coded[-1] == _ESCAPE:
-        raise ValueError("the last gap has no end")
-    last = coded != _ESCAPE
-    places = np.cumsum(coded, dtype=np.int64)[last] + np.arange(np.count_nonzero(last))
-    mask = np.zeros(size, dtype=bool)
-    if places.size and places[-1] >= size:
-        raise ValueError(f"a weight is kept at {places[-1]} of {size}")
-    mask[places] = True
-    return mask
 
 
 def _bytes(flat: Tensor) -> Bytes:

@@ -4,8 +4,6 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +22,7 @@ from robustprune.errors import UsageError
 from robustprune.models import create_model
 from tests.artifacts.nets import DIGITS, document, pruned, saved, saved_to
 from tests.artifacts.test_packed_damaged import resealed
-
-resource = pytest.importorskip("resource", reason="memory cannot be limited on this system")
-
-ROOM = 2**29  # bytes
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """No more memory than the process has and a little; then an allocation fails."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        pytest.skip("the process's memory is not known on this system")
-    used = next(line for line in status.read_text().splitlines() if line.startswith("VmSize"))
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (1024 * int(used.split()[1]) + ROOM, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+from tests.memory import little_memory
 
 
 def refused(read, path: Path, *args, match: str, **options) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from robustprune.artifacts.packing import decode, encode
+from robustprune.kernels.positions import decode, encode
 
 
 def mask_of(size: int, *kept: int) -> np.ndarray:
