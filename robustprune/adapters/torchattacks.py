@@ -157,6 +157,8 @@ class Attackable(nn.Module):
         super().__init__()
         self.model = model
         self.training = model.training  # libraries restore the mode that they find here
+        if next(model.parameters(), None) is None:  # libraries ask one for the device
+            self.device_of = nn.Parameter(images.new_empty(0), requires_grad=False)
         self.classes, self.failed = 0, False
         self._shape = images.shape[1:]
         self._contiguous = all(parameter.is_contiguous() for parameter in model.parameters())

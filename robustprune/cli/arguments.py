@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
 from typing import Any
 
 from robustprune.cli import typed
@@ -127,3 +127,12 @@ def run_folders(arguments: Namespace) -> Iterator[list[Path]]:
 def writing(path: Path) -> AbstractContextManager[None]:
     """Say of a file that the user named that it could not be written, and what to do."""
     return told(f"cannot write {path}", "Name another file.")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before anything is computed for it."""
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path.parent).close()

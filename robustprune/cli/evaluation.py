@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from robustprune.cli.arguments import (
     add_imports,
     add_network,
     add_processes,
+    check_writable,
     option,
     writing,
 )
@@ -44,6 +44,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     option(parser, "--threads N", "CPU threads of each process (default: as many as are idle)")
     text = "default: a GPU if there is one"
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help=text)
+    text = "sparse kernels on CPUs (default: auto, of large networks where they are faster)"
+    parser.add_argument("--sparse", choices=["auto", "on", "off"], default="auto", help=text)
     add_processes(parser)
     add_network(parser)
     add_imports(parser)
@@ -120,17 +122,22 @@ def _evaluate(arguments: Namespace, documents: Documents, measures: list[dict[st
         for number, (path, (_, _, parts)) in enumerate(tasks.items())
         for part in parts
     }
+    choices = {path: f".sparse-{number}.json" for number, path in enumerate(tasks)}
     state: Path | None = arguments.state
     if is_main():
         _check_outputs(arguments)
-    with state_folder(state, names.values()) if state and is_main() else nullcontext():
+    written = [*names.values(), *choices.values()]
+    with state_folder(state, written) if state and is_main() else nullcontext():
         found = evaluate_saved(
             tasks,
             seed=arguments.seed,
             console=console,
             measures=measured,
-            options=ComputeOptions(threads=arguments.threads, device=arguments.device),
+            options=ComputeOptions(
+                threads=arguments.threads, device=arguments.device, sparse=arguments.sparse
+            ),
             kept=None if state is None else lambda *name: state / names[name],
+            choices=None if state is None else lambda path: state / choices[path],
         )
         if is_main():
             _show(console, found)
@@ -212,11 +219,7 @@ def _check_outputs(arguments: Namespace) -> None:
         if len(arguments.models) > 1:
             raise UsageError("--images is for one model. Name one, or leave --images out.")
     for path in filter(None, (arguments.json, arguments.images)):
-        with writing(path):
-            if path.is_dir():
-                raise IsADirectoryError(0, "it is a folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
+        check_writable(path)
 
 
 def _write(arguments: Namespace, found: Mapping[str, Evaluation]) -> None:

@@ -29,6 +29,18 @@ def positive(text: str) -> int:
     return int(value)
 
 
+def above_zero(text: str) -> int | float:
+    """A number above 0, or arithmetic that gives one."""
+    if (value := real(text)) <= 0:
+        raise ArgumentTypeError(f"expected a number above 0, got '{text}'")
+    return value
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers from 1 on with commas between them, at least one."""
+    return [positive(word) for word in names(text)]
+
+
 def path(text: str) -> Path:
     """A path that the system takes; there need be nothing there."""
     try:

@@ -30,6 +30,8 @@ from robustprune.types import Norm, Threat
 class Clean(Evaluator):
     """Top-1 accuracy without an adversary, and ``clean_top5`` with more than ten classes."""
 
+    calls_only = True
+
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Ask if the label has the largest logit, and if it is among the five largest."""
         with torch.no_grad():
@@ -44,6 +46,8 @@ class Clean(Evaluator):
 
 class _InBall(Evaluator):
     """The base of attacks that move in a ball of a norm and a radius of ours."""
+
+    calls_only = True
 
     norm: Norm = "linf"
     """Which ball the adversary moves in."""
@@ -78,6 +82,11 @@ class Pgd(_InBall):
     restarts: int = Field(1, ge=1)
     """Random starts in the ball; each one attacks only what the ones before it left."""
 
+    @property
+    def passes(self) -> int:
+        """A forward and a backward pass for each step."""
+        return 2 * self.steps * self.restarts
+
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Ask if each image is classified rightly, untouched and from every start."""
         attack = partial(
@@ -108,6 +117,11 @@ class AutoAttack(_InBall):
     restarts, ``rand`` for randomised networks."""
     steps: int = Field(100, ge=1)
     """Gradient steps of each APGD and FAB run. torchattacks itself takes 10, which is weaker."""
+
+    @property
+    def passes(self) -> int:
+        """Passes of an image that withstands, but for Square's: ten runs or more."""
+        return 20 * self.steps
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Ask if each image is classified rightly, untouched and under each of the attacks.
@@ -149,6 +163,8 @@ class Library(Evaluator):
     say it. DeepFool, JSMA, OnePixel, Pixle and SparseFool take one image after the other: JSMA up
     to two minutes for one of 3 × 32 × 32 pixels, so name few ``samples``.
     """
+
+    calls_only = True
 
     batch_size: int = Field(250, ge=1)
     """Images a batch; 1 if absent for attacks that take one image after the other."""
@@ -203,6 +219,12 @@ class Library(Evaluator):
         chosen = [key for key in ("version", *attack_arguments.COUNTS) if key in self.args]
         fixed = [str(attack_arguments.AUTOATTACK_STEPS)] if self.attack == "AutoAttack" else []
         return [*weaker(self.args, usual, chosen), *fixed]
+
+    @property
+    def passes(self) -> int:
+        """A forward and a backward pass for each of its steps, if it has any."""
+        steps = {**attack_arguments.defaults(self.attack), **self.args}.get("steps", 1)
+        return 2 * steps if isinstance(steps, int) else 2
 
     @property
     def radius(self) -> float:

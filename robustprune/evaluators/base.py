@@ -46,6 +46,19 @@ class Evaluator(Part):
     effort: ClassVar[tuple[str, ...]] = ()
     """Fields of which a bare `metric` promises the default: how hard an attack tries."""
 
+    calls_only: ClassVar[bool] = False
+    """True if the network is only called, and differentiated once, by its images: not copied,
+    traced or looked into, as bounds do. Then a sparse copy that computes alike may stand in."""
+
+    @property
+    def passes(self) -> int:
+        """Passes of an image through the network, forward or backward, in rough numbers."""
+        return 1
+
+    def shown(self, images: int) -> int:
+        """Number of images that the network sees at once, of so many that are judged."""
+        return min(self.batch_size, images)
+
     @property
     def metric(self) -> str:
         """The name of the accuracy in ``results.json``, in tables and in MLflow.

@@ -26,6 +26,8 @@ class Smoothing(Evaluator):
     Results do not depend on the batch size: it only says how often the bar moves.
     """
 
+    calls_only = True
+
     batch_size: int = Field(20, ge=1)
     """Images per batch."""
     sigma: Sigma = Field(0.25, gt=0)
@@ -56,6 +58,15 @@ class Smoothing(Evaluator):
         if len(set(map(self._named, self.radii))) < len(self.radii):
             raise ValueError(f"radii must differ in their first six digits; got {self.radii}")
         return self
+
+    @property
+    def passes(self) -> int:
+        """One for each sample."""
+        return self.n0 + self.n
+
+    def shown(self, images: int) -> int:
+        """Noisy copies of one image, always as many."""
+        return smoothing.ROUND
 
     def judge(self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> PerImage:
         """Certify each image.

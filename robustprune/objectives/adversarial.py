@@ -21,6 +21,8 @@ from robustprune.types import Progress
 class Benign(Objective):
     """Cross-entropy on the clean images: training without an adversary."""
 
+    calls_only = True
+
     def loss(
         self,
         model: nn.Module,

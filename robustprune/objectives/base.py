@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -35,6 +35,11 @@ class Objective(Part):
     An instance serves one stage of one network. State goes into private attributes; an objective
     that has any overrides `state_dict` and `load_state_dict`, and it is saved with the stage.
     """
+
+    calls_only: ClassVar[bool] = False
+    """True if the network is only called, and differentiated once, in eval mode by images alone:
+    not copied, traced or looked into, as bounds do. Then it may be handed over in another form,
+    such as sparse kernels."""
 
     def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress

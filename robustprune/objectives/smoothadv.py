@@ -31,6 +31,8 @@ class SmoothAdv(Objective):
     All m noisy copies are one batch of the network, so time and memory grow with m.
     """
 
+    calls_only = True
+
     eps: L2Radius = Field(0.5, ge=0)
     """Radius of the ℓ2 ball; [0, 1] pixel range. The source trains with 64, 127, 255 and
     512/255; the default is the smallest of these that covers the radius 110/255 of HYDRA's

@@ -25,6 +25,8 @@ class Trades(Objective):
     The attack maximises the KL term with the network in eval mode, from x + 0.001·N(0, 1).
     """
 
+    calls_only = True
+
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball that the adversary moves in."""
     eps: Radius = Field(8 / 255, ge=0)
@@ -76,6 +78,8 @@ class Stability(Objective):
     HYDRA's objective for randomised smoothing. The noise is not clipped, and the gradient goes
     through both predictions.
     """
+
+    calls_only = True
 
     sigma: Sigma = Field(0.25, ge=0)
     """Standard deviation of the noise; [0, 1] pixel range. Certify with the same one."""

@@ -19,6 +19,8 @@ from accelerate.utils.operations import broadcast_object_list, gather_object
 from joblib import cpu_count  # type: ignore[import-untyped]
 from torch import nn
 
+from robustprune import kernels
+from robustprune.errors import UsageError
 from robustprune.pipeline.launcher_env import check_launcher
 from robustprune.recipe import ComputeOptions
 from robustprune.shard import Shard
@@ -53,7 +55,8 @@ class Compute(ExitStack):
         """Make the accelerator, in a state of its own: its precision is global to a process.
 
         Raises:
-            UsageError: it was started in a way that is not supported, or on too few GPUs.
+            UsageError: it was started in a way that is not supported, or on too few GPUs, or where
+                sparse kernels cannot be had.
         """
         check_launcher(self._options)
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -71,6 +74,7 @@ class Compute(ExitStack):
                 InitProcessGroupKwargs(timeout=_PATIENCE),
             ],
         )
+        check_device(self._options, self.accelerator.device)
         self.shard = _shard(self.accelerator)
         self.callback(torch.set_num_threads, torch.get_num_threads())
         # all of one job alike: what is left on the machine that has least
@@ -91,6 +95,25 @@ class Compute(ExitStack):
     def placed(self, model: nn.Module) -> nn.Module:
         """The network on the device, its weights in the memory format."""
         return model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
+
+
+def check_device(options: ComputeOptions, device: torch.device | None = None) -> None:
+    """Make sure that ``sparse: on`` can be done here; ``device`` is the one in use if known.
+
+    Raises:
+        UsageError: the device is no CPU, or there are no kernels.
+    """
+    if options.sparse != "on":
+        return
+    there = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = options.device == "cpu" or not there if device is None else device.type == "cpu"
+    if not on_cpu:
+        which = "a GPU" if device is None else str(device)
+        raise UsageError(
+            f"sparse: on is for CPUs, and the device is {which}. Use device: cpu, or sparse: auto."
+        )
+    if (reason := kernels.available()) is not None:
+        raise UsageError(f"sparse: on needs kernels: {reason}. Or use sparse: auto.")
 
 
 def default_threads(*, processes: int = 0) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -33,6 +33,7 @@ from robustprune.pipeline.evaluation_state import JudgedBatch, KeptBatches, Subj
 from robustprune.pipeline.images import ImageTable
 from robustprune.pipeline.initial_network import check_takes, classes_of
 from robustprune.pipeline.sanity import Alarm, Dead, alarm_text, alarms, dead_text, find_dead
+from robustprune.pipeline.sparse import Entry, SparseCopies
 from robustprune.recipe import ComputeOptions
 from robustprune.shard import Shard
 from robustprune.tracking import Console
@@ -51,6 +52,7 @@ class Evaluation:
         images: results of each image.
         alarms: certificates that an attack refuted; see `robustprune.pipeline.sanity`.
         dead: set if the network gives one answer to all images.
+        sparse: the choices of the sparse copies that evaluators judged in the network's place.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -58,11 +60,13 @@ class Evaluation:
     images: ImageTable = field(default_factory=ImageTable)
     alarms: list[Alarm] = field(default_factory=list)
     dead: Dead | None = None
+    sparse: list[Entry] = field(default_factory=list)
 
     @property
     def entry(self) -> dict[str, Any]:
         """The part of a network's entry in ``results.json``: metrics, and the others if any."""
         others = {"measures": self.measures, "alarms": self.alarms, "dead": self.dead}
+        others |= {"sparse": self.sparse}
         return {"metrics": self.metrics, **{key: found for key, found in others.items() if found}}
 
 
@@ -126,6 +130,7 @@ def evaluate_saved(
     measures: Sequence[Measure] = (),
     options: ComputeOptions | None = None,
     kept: Callable[[str, str], Path] | None = None,
+    choices: Callable[[str], Path] | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluate saved networks; each as in its run if nothing differs from it.
 
@@ -134,17 +139,20 @@ def evaluate_saved(
         seed: the one of the network's recipe if None.
         console: shows bars, and is told of alarms; silent in all processes but the main one.
         measures: what to measure besides.
-        options: device and threads; the memory format is the network's own.
+        options: device, threads and sparse kernels; the memory format is the network's own.
         kept: from a task's key and a metric to the folder where finished batches are.
+        choices: from a task's key to the file where those of its sparse copies are.
 
     Raises:
         UsageError: a dataset's files are missing, or a network does not take its images; nothing
             was judged.
     """
     found = {}
-    with Compute(options or ComputeOptions()) as compute:
+    options = options or ComputeOptions()
+    with Compute(options) as compute:
         shard = compute.shard
         where: Any = {"device": compute.device, "console": console, "shard": shard}
+        where["sparse"] = options.sparse
         subjects = {}
         for key, (saved, data, _) in tasks.items():  # all, before anything is computed
             try:
@@ -157,7 +165,8 @@ def evaluate_saved(
             layout = torch.channels_last if last else torch.preserve_format
             saved.model.to(device=compute.device, memory_format=layout)  # type: ignore[call-overload]
             folders = None if kept is None else partial(kept, key)
-            found[key] = evaluate(subject, evaluators, kept=folders, **where)
+            record = None if choices is None else choices(key)
+            found[key] = evaluate(subject, evaluators, kept=folders, choices=record, **where)
             found[key].measures = shard.lead(partial(measure, saved, measures, shape=shape))
     return found
 
@@ -199,6 +208,8 @@ def evaluate(
     shard: Shard = _ALONE,
     kept: Callable[[str], Path] | None = None,
     table: Path | None = None,
+    sparse: str = "off",
+    choices: Path | None = None,
     after: Callable[[Evaluation], None] = lambda found: None,
 ) -> Evaluation:
     """Let each evaluator judge a network, unless its results are there already.
@@ -213,6 +224,8 @@ def evaluate(
         kept: from a metric to the folder where finished batches are; None: nowhere.
         table: the parquet file of the images' results, written after each evaluator; one that is in
             it already is not asked again.
+        sparse: the use of sparse kernels: ``auto``, ``on`` or ``off``, as in recipes.
+        choices: the file of what they are used for, which is written before they are used.
         after: is called with what is known so far: after each evaluator, and after an alarm.
 
     Raises:
@@ -226,14 +239,18 @@ def evaluate(
     if table is not None and evaluators:
         known = [evaluator.metric for evaluator in evaluators]
         found.images = shard.lead(lambda: ImageTable.read(table, known))
+    where: Any = {"device": device, "console": console, "shard": shard}
+    copies = SparseCopies(subject, use=sparse, record=choices, **where)
+    with _warnings_to(console):
+        copies.choose([e for e in evaluators if e.metric not in found.images.evaluators])
+    found.sparse = copies.shown
     for evaluator in evaluators:
         name = evaluator.metric
         if name not in found.images.evaluators:
-            batches = KeptBatches(kept and kept(name), subject, evaluator, shard)
-            where: Any = {"device": device, "console": console, "shard": shard}
-            with warnings.catch_warnings():  # evaluators' and libraries', which look like ours
-                warnings.showwarning = lambda message, *place, **more: console.warn(str(message))
-                labels, images = judge(evaluator, subject, kept=batches, **where)
+            choice, folder = copies.choices(evaluator), kept and kept(name)
+            batches = KeptBatches(folder, subject, evaluator, shard, choices=choice)
+            with _warnings_to(console):
+                labels, images = judge(evaluator, copies.subject(evaluator), kept=batches, **where)
             found.images.add(name, labels, images)
             if table is not None:
                 shard.lead(partial(found.images.write, table))  # first: a kill loses nothing
@@ -245,6 +262,14 @@ def evaluate(
         console.error(alarm_text({subject.network: found.alarms}))
         after(found)
     return found
+
+
+@contextmanager
+def _warnings_to(console: Console) -> Iterator[None]:
+    """Let the console show the warnings of evaluators and libraries, as it does ours."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *place, **more: console.warn(str(message))
+        yield
 
 
 def judge(

@@ -57,7 +57,9 @@ class Subject:
             "images": None if self.test is None else [len(self.test), self.test.digest()],
             "devices": sorted({tensor.device.type for tensor in tensors.values()}),
             "torch": torch.__version__,
-            "libraries": installed_versions("auto-LiRPA", "torchattacks", "robustprune"),
+            "libraries": installed_versions(
+                "auto-LiRPA", "torchattacks", "llvmlite", "robustprune"
+            ),
             "code": code_digest(),
         }
         return digest(tensors, facts)
@@ -76,14 +78,21 @@ class KeptBatches:
 
     A file that is damaged, or about something else, counts for nothing: its batch is judged again.
     All processes call the same methods; the main one alone touches the folder, which is made when
-    the first file is written. Without a folder nothing is kept.
+    the first file is written. Without a folder nothing is kept. ``choices`` are those of the sparse
+    copy that stands in for the subject's network, if one does.
     """
 
     def __init__(
-        self, folder: Path | None, subject: Subject, evaluator: Evaluator, shard: Shard
+        self,
+        folder: Path | None,
+        subject: Subject,
+        evaluator: Evaluator,
+        shard: Shard,
+        *,
+        choices: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.shard = folder, shard
-        self._subject, self._evaluator = subject, evaluator
+        self._subject, self._evaluator, self._choices = subject, evaluator, choices
 
     @cached_property
     def key(self) -> str:
@@ -95,6 +104,7 @@ class KeptBatches:
         facts = {
             "subject": self._subject.digest,
             "evaluator": self._evaluator.model_dump(mode="json"),
+            "sparse": self._choices,
             "code": source,  # it may be the user's own
         }
         return hashlib.sha256(canonical(facts).encode()).hexdigest()
@@ -150,8 +160,8 @@ def clear(folder: Path) -> None:
 def state_folder(path: Path, names: Iterable[str]) -> Iterator[None]:
     """Make a folder of the user's choice, in the main process, for batches that are kept in it.
 
-    When all is done the batches go, which are in the folders of these names, and so does the folder
-    if nothing else is in it. After an error or an interruption they stay.
+    When all is done what has these names goes: folders of batches, and files. So does the folder if
+    nothing else is in it. After an error or an interruption they stay.
 
     Raises:
         UsageError: it cannot be written.
@@ -166,6 +176,8 @@ def state_folder(path: Path, names: Iterable[str]) -> Iterator[None]:
         ) from None
     yield
     for name in names:
+        if (path / name).is_file():
+            (path / name).unlink()
         clear(path / name)
     with suppress(OSError):
         path.rmdir()

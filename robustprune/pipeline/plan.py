@@ -12,6 +12,7 @@ from robustprune.datasets import Splits
 from robustprune.masking import MaskedModel, attach, prunable_layers, select
 from robustprune.objectives import Objective
 from robustprune.pipeline.checks import check_counts
+from robustprune.pipeline.compute import check_device
 from robustprune.pipeline.initial_network import initial_network
 from robustprune.pipeline.networks import networks, pruners_of
 from robustprune.pruners import Pruner
@@ -97,4 +98,5 @@ def plan(recipe: Recipe, *, warn: Callable[[str], None] = lambda text: None) -> 
     data: Splits = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
     model = initial_network(recipe, data, warn=warn)
     check_counts(recipe, data, model)
+    check_device(recipe.compute)
     return Plan(recipe, data, model)

@@ -20,7 +20,7 @@ from robustprune.messages import left_dense
 from robustprune.report.runs import Results, Run
 
 VERSION = 1
-_LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "accelerate", "numpy")
+_LIBRARIES = ("torch", "torchvision", "timm", "torchattacks", "accelerate", "numpy", "llvmlite")
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,10 @@ class RunFolder:
         """The batches that an evaluator has judged, until it has judged all of them."""
         return self._state / "evaluations" / f"{network}.{metric}"
 
+    def choices(self, network: str, stage: str | None = None) -> Path:
+        """What sparse kernels are used for: where a network is evaluated, or in a stage."""
+        return self._state / "sparse" / f"{network}{'' if stage is None else f'.{stage}'}.json"
+
     @property
     @on_main_process
     def finished(self) -> bool:

@@ -39,6 +39,7 @@ from robustprune.pipeline.networks import Network, kept_epochs, networks
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.run_folder import RunFolder, find_run, new_folder, read_together
 from robustprune.pipeline.sanity import alarm_text
+from robustprune.pipeline.sparse import shortened
 from robustprune.pipeline.train import NetworkTrainer
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.recipe.imports import blamed
@@ -244,6 +245,10 @@ class _Run(NetworkTrainer):
         if measures:
             shape = (self.data.channels, self.data.image_size, self.data.image_size)
             entry["measures"] = shard.lead(partial(measure, saved, measures, shape=shape))
+        files = {stage.name: self.folder.choices(name, stage.name) for stage in network.stages}
+        choices = {stage: self.folder.read_json(path, None) for stage, path in files.items()}
+        if trained := {stage: one for stage, one in choices.items() if one is not None}:
+            entry["sparse_training"] = {stage: shortened(one) for stage, one in trained.items()}
         self.results["networks"].append(entry)
 
         def after(found: Evaluation) -> None:
@@ -258,12 +263,16 @@ class _Run(NetworkTrainer):
             shard=shard,
             kept=partial(self.folder.batches, name),
             table=self.folder.images(name),
+            sparse=self.recipe.compute.sparse,
+            choices=self.folder.choices(name),
             after=after,
         )
         after(found)
         self.tracker.network(entry, self.results)
 
-        self.folder.annotate(name, found.entry)
+        # choices rest on times, and files of the same recipe are the same
+        facts = {key: value for key, value in found.entry.items() if key != "sparse"}
+        self.folder.annotate(name, facts)
         self.tracker.complete(entry)
 
     def _report(self) -> Path | None:

@@ -170,6 +170,7 @@ class NetworkTrainer:
             max_steps=self.max_steps,
             shard=self.compute.shard,
             scales=self.recipe.compute.precision == "fp16",
+            sparse=self._choices if self.recipe.compute.sparse == "on" else None,
         )
         epochs = kept_epochs(self.recipe) if network.pruner is None else []
         keep = {epoch: self.folder.epoch(epoch) for epoch in epochs}
@@ -178,6 +179,9 @@ class NetworkTrainer:
             path = self.folder.state(network.name, stage.name)
             history += trainer.train(network.name, stage, masked, method, path, keep=keep)
         return history
+
+    def _choices(self, network: str, stage: Stage) -> Path:
+        return self.folder.choices(network, stage.name)
 
     def _batches(self, network: Network, size: int, per_class: int | None) -> Iterator[Images]:
         """Training images, one pass, the same on every process; see `Context.batches`."""

@@ -25,6 +25,8 @@ class Radmm(Pruner):
     and what is left is finetuned.
     """
 
+    still = ("finetune",)
+
     rho: float = Field(1e-3, gt=0)
     """ρ: weight of the penalty at first."""
     rho_growth: float = Field(1.3, ge=1)

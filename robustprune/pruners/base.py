@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -93,6 +93,10 @@ class Pruner(Part):
     sharpness: Sharpness | None = None
     """Take each step's gradients where small moves of what is trained hurt most."""
 
+    still: ClassVar[tuple[str, ...]] = ()
+    """Stages whose masks stay as `Method.begin` sets them, so that they can be trained through
+    sparse kernels; ``train`` stands for ``train-1`` too."""
+
     @property
     def variant(self) -> str:
         """The label, or the pruner's name."""
@@ -101,6 +105,10 @@ class Pruner(Part):
     def network(self, density: float) -> str:
         """The pruned network's name, e.g. ``hydra-0.01``."""
         return f"{self.variant}-{density:g}"
+
+    def stands_still(self, stage: str) -> bool:
+        """True if the stage's masks stay as they are where it begins; see `still`."""
+        return stage in self.still or stage.partition("-")[0] in self.still
 
     def needs(self) -> tuple[str, ...]:
         """The networks that must be there first; the first of them is the one to start from.

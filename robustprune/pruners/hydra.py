@@ -25,6 +25,8 @@ class Hydra(Pruner):
     one score that the whole entry had.
     """
 
+    still = ("finetune",)
+
     scores: ScoreInit = "scaled_magnitude"
     """Initial scores; the paper's are scaled_magnitude."""
     train_norms: bool = True

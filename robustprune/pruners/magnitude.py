@@ -22,6 +22,8 @@ from robustprune.recipe import StageChanges, StageOptions
 class OneShot(Pruner):
     """The base of pruners that set the mask once, and finetune what is left."""
 
+    still = ("finetune",)
+
     equal_compute: bool = False
     """Finetune for prune + finetune epochs: as long as a method that learns trains in all."""
 
@@ -81,6 +83,8 @@ class Lottery(Pruner):
     asked density exactly, and trains them from where they were after ``rewind`` epochs of
     pretraining to its end. Every round minimises the robust objective. Density 0.1 takes 11 rounds.
     """
+
+    still = ("train",)
 
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "global"})]
     """One threshold for the network, as in the source."""

@@ -29,6 +29,8 @@ class Snip(Pruner):
     empty at low densities. Here each keeps a weight, and norms and biases are never pruned.
     """
 
+    still = ("train",)
+
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "global"})]
     """One threshold for the network, as in the source."""
     batch_size: int = Field(128, ge=1)

@@ -15,6 +15,10 @@ _NEEDS = "Needs: init, fresh, dense, pretrain@<epochs>, mask:<label>."
 def inconsistencies(recipe: Recipe) -> list[Problem]:
     """List what does not go together."""
     problems = [p for name, given in recipe.stages.items() for p in _stage(recipe, (name,), given)]
+    trains_sparse = recipe.compute.sparse == "on"
+    if trains_sparse and recipe.compute.precision != "fp32":
+        message = f"on trains in fp32 only, and compute.precision is {recipe.compute.precision}"
+        problems.append(Problem(("compute", "sparse"), f"{message}. Use auto, or fp32."))
     labels = "give it a 'label' of its own, or drop it."
     needs = {"dense"}
     if recipe.prune is not None:
@@ -23,6 +27,8 @@ def inconsistencies(recipe: Recipe) -> list[Problem]:
         for index, pruner in enumerate(pruners):
             place = ("prune", "methods", index)
             problems += [*_pruner(recipe, place, pruner), *_needs(recipe, place, pruner)]
+            if trains_sparse:
+                problems += _sparse(recipe, place, pruner)
         problems += _repeated(("prune", "methods"), [one.variant for one in pruners], labels)
         densities = [f"{density:g}" for density in recipe.prune.densities]
         problems += _repeated(("prune", "densities"), densities, "drop it.")
@@ -71,6 +77,26 @@ def _pruner(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
             yield Problem((*place, "sharpness"), f"{reason}.")
     for problem in pruner.structure.problems(recipe.prune.densities, pruner.allocation):
         yield Problem((*place, "structure"), problem)
+
+
+def _sparse(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
+    """List what keeps a pruner's stages from being trained through sparse kernels."""
+    assert recipe.prune is not None
+    try:
+        stages = pruner.stages(recipe.prune.densities[0], recipe.stages)
+    except UsageError:  # told already
+        return
+    trained = [stage for stage in stages if stage.options is not None]
+    still = [stage for stage in trained if pruner.stands_still(stage.name)]
+    called, remedy = f"pruner '{pruner.variant}'", "Use compute.sparse: auto, or drop it."
+    if trained and not still:
+        names = ", ".join(f"'{stage.name}'" for stage in trained)
+        why = f"moves its masks in all that it trains ({names}), and sparse kernels need them fixed"
+        yield Problem(place, f"{called} {why}. {remedy}")
+    objectives: list[Any] = [stage.options.objective or recipe.objective for stage in still]
+    for name in dict.fromkeys(one.registered_name for one in objectives if not one.calls_only):
+        why = f"trains by objective '{name}', which needs the network itself, not a sparse one"
+        yield Problem(place, f"{called} {why}. {remedy}")
 
 
 def _needs(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:

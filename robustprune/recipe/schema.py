@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, create_model
+from pydantic import BeforeValidator, Field, PrivateAttr, create_model
 
 from robustprune.components import Options, Part, PartOf
 from robustprune.models.options import ModelOptions
@@ -14,6 +14,15 @@ from robustprune.tracking.options import TrackingOptions
 _Metric = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 _Network = Annotated[str, Field(pattern=r"^(dense|\w[\w.-]*-(1|0\.\d*[1-9]|[1-9]e-\d\d))$")]
 _Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
+def _switched(value: Any) -> Any:
+    """Take what YAML makes of ``on`` and ``off`` for those words."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+_Use = Literal["auto", "on", "off"]
+_Switch = Annotated[_Use, BeforeValidator(_switched, json_schema_input_type=_Use | bool)]
 
 
 class StageOptions(Options):
@@ -79,6 +88,12 @@ class ComputeOptions(Options):
     ``OMP_NUM_THREADS`` says. Recorded in the results, and kept by a run that goes on."""
     channels_last: bool = False
     """Keep images and weights channels-last, which suits large convolutions."""
+    sparse: _Switch = "auto"
+    """Sparse kernels on CPUs, which skip pruned weights. ``auto``: clean accuracy, attacks and
+    smoothing take them, of large networks of which little is kept, where they are faster. ``on``:
+    of any network where they are faster, and stages whose masks stand still train through them.
+    ``off``: nothing does. Which layers take them is measured, so that two runs may differ by
+    rounding; a run that goes on keeps what it has measured. Bounds never take them."""
 
 
 class PaperOptions(Options):

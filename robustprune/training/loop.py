@@ -5,6 +5,7 @@ It never decides a mask: the method does, in the hooks that are called here.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,15 +14,17 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate.accelerator import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from robustprune.datasets import Splits
 from robustprune.datasets.source import Source, TrainingBatch
-from robustprune.errors import DivergedError, PeerError, UsageError
+from robustprune.errors import ContractError, DivergedError, PeerError, UsageError
+from robustprune.files import write_json
+from robustprune.inference.training import SparseTraining
 from robustprune.masking import MaskedModel
 from robustprune.objectives import Loss, Objective
-from robustprune.pruners import Method, Stage
+from robustprune.pruners import Method, Pruner, Stage
 from robustprune.recipe import StageOptions
 from robustprune.seeding import capture, derive, fork, restore
 from robustprune.shard import Shard
@@ -62,6 +65,8 @@ class Trainer:
         memory_format: how batches of images are laid out.
         shard: this process among those of the accelerator.
         scales: scale losses, as fp16 needs.
+        sparse: from (network, stage) to the file of what sparse kernels are used for; None: they
+            are not used. Else stages whose masks stand still are trained through them.
     """
 
     accelerator: Accelerator
@@ -74,6 +79,7 @@ class Trainer:
     memory_format: torch.memory_format = torch.preserve_format
     shard: Shard = field(default_factory=Shard)
     scales: bool = False
+    sparse: Callable[[str, Stage], Path] | None = None
 
     def train(
         self,
@@ -167,11 +173,13 @@ class _Run:
             return self.state.history
         if self.state.history:
             self.shard.lead(self._tell)
+        self.shown = self._through()
         on_gpus = self.shard.world > 1 and self.device.type == "cuda"
         with synchronised(self.model, wanted=on_gpus), orderly() as self._asked:
             self.stepper = Stepper(
                 self.accelerator,
                 self.masked,
+                self.shown,
                 self.method,
                 self.stage,
                 self.objective,
@@ -189,6 +197,57 @@ class _Run:
         if options.select == "best" and self.state.best is not None:
             self.model.load_state_dict(self.state.best)
         return self.state.history
+
+    def _through(self) -> nn.Module:
+        """The network as objectives are shown it: itself, or through sparse kernels.
+
+        What kernels are used for is read from its file, or else measured in the main process and
+        written there before it is first used: bits depend on it.
+        """
+        trainer, pruner = self.trainer, self.method.pruner
+        still = isinstance(pruner, Pruner) and pruner.stands_still(self.stage.name)
+        if trainer.sparse is None or not still:
+            return self.model
+        self.masks = self.masked.masks
+        images = self._example()
+        path = trainer.sparse(self.network, self.stage)
+
+        def choices() -> dict[str, Any]:
+            if not path.exists():
+                write_json(path, SparseTraining(self.model, self.masked, images).choices)
+            try:
+                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"{path} cannot be read ({error}). Delete it, and what it says is measured "
+                    "again: the stage goes on to other bits."
+                ) from None
+            return found
+
+        chosen = self.shard.lead(choices)
+        return SparseTraining(self.model, self.masked, images, choices=chosen)
+
+    def _check_still(self) -> None:
+        """Make sure that masks that sparse kernels have taken over have not moved."""
+        if self.shown is self.model:
+            return
+        now = self.masked.masks
+        if any(not torch.equal(mask, now[name]) for name, mask in self.masks.items()):
+            pruner, stage = self.method.pruner, self.stage.name
+            raise ContractError(
+                pruner,
+                f"pruner '{pruner.variant}' says that its masks stand still in '{stage}', and has "
+                "moved them: leave the stage out of its 'still', or set compute.sparse: auto.",
+            )
+
+    def _example(self) -> Tensor:
+        """As many images as an objective gets at once."""
+        source = self.data.train
+        assert source is not None
+        total = self._options.batch_size + int(getattr(source, "per_batch", 0))
+        count = max(total // self._options.accumulate // self.shard.world, 1)
+        images, labels = next(iter(source.ordered(count, limit=count)))
+        return self._moved(images, labels)[0]
 
     def _check_fit(self) -> None:
         """Refuse what the stage cannot do with its objective, before anything is changed."""
@@ -279,6 +338,7 @@ class _Run:
         metrics |= self.method.after_epoch(
             self.stage, self.masked, self._optimizer, progress, metrics
         )
+        self._check_still()
         check_same(self.model, self.shard, when=f"{self._title} has ended: now")
         self._finish_epoch(metrics)
         self._save()
@@ -352,13 +412,16 @@ class _Run:
         )
         rank, world = self.shard.rank, self.shard.world
         precision = self.accelerator.autocast()
-        with eval_mode(self.model), precision, self.masked.cached(), progressing as bar:
+        shown = self.shown
+        with eval_mode(shown), precision, self.masked.cached(), progressing as bar:
+            if isinstance(shown, SparseTraining):
+                shown.refresh()
             for number, (images, labels) in enumerate(source.ordered(size, limit=count)):
                 if number % world == rank:
                     images, labels = self._moved(images, labels)
                     # objectives differentiate with respect to the images
                     with fork(self.trainer.seed, *names, number), torch.enable_grad():
-                        loss = self.objective.validation_loss(self.model, images, labels, progress)
+                        loss = self.objective.validation_loss(shown, images, labels, progress)
                     total, logits, parts = checked(self.objective, loss, labels)
                     meter.add(Loss(total.detach(), logits, parts), labels)
                 bar.advance(len(labels), loss=meter.loss, accuracy=meter.accuracy)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustprune.datasets.source import TrainingBatch
 from robustprune.errors import ContractError, UsageError
+from robustprune.inference.training import SparseTraining
 from robustprune.masking import MaskedModel
 from robustprune.objectives import Loss, Objective
 from robustprune.pruners import Closure, Method, Stage, sharpened
@@ -54,6 +55,7 @@ class Known(NamedTuple):
 class Stepper:
     """Takes the optimizer steps of one stage.
 
+    The objective is ``shown`` the network, which may be the masked one through sparse kernels.
     Each group of the optimizer has an ``initial_lr``, as torch's schedulers call it: its learning
     rate at the schedule's factor 1.
     """
@@ -62,6 +64,7 @@ class Stepper:
         self,
         accelerator: Accelerator,
         masked: MaskedModel,
+        shown: nn.Module,
         method: Method,
         stage: Stage,
         objective: Objective,
@@ -73,7 +76,7 @@ class Stepper:
         self._accelerator, self._masked, self._method = accelerator, masked, method
         self._stage, self._options, self._objective = stage, stage.options, objective
         self._optimizer, self._scale, self._asked = optimizer, scale, asked
-        self._own = BatchObjective(masked, method, stage, objective)
+        self._own = BatchObjective(masked, shown, method, stage, objective)
         with warnings.catch_warnings():  # torch renames an option that accelerate goes on to pass
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             self._module = accelerator.prepare(self._own)
@@ -216,10 +219,15 @@ class BatchObjective(nn.Module):
     """
 
     def __init__(
-        self, masked: MaskedModel, method: Method, stage: Stage, objective: Objective
+        self,
+        masked: MaskedModel,
+        shown: nn.Module,
+        method: Method,
+        stage: Stage,
+        objective: Objective,
     ) -> None:
         super().__init__()
-        self.model = masked.model
+        self.model = shown
         self._masked, self._method, self._stage, self._objective = masked, method, stage, objective
         self._attacks_apart = objective.attacks_apart
         self.known: Known | None = None
@@ -238,6 +246,8 @@ class BatchObjective(nn.Module):
             factor: on the loss.
             penalised: add the method's penalty.
         """
+        if isinstance(self.model, SparseTraining):
+            self.model.refresh()  # each part of a batch moves running statistics
         loss = checked(self._objective, self._loss(images, labels, progress), labels)
         if not loss.total.requires_grad:
             name = self._objective.registered_name

@@ -196,3 +196,24 @@ def test_what_we_call_bounded_is(batch, attack):
     delta = (perturbed - batch[0]).flatten(1)
     lengths = delta.norm(dim=1) if traits.norm == "l2" else delta.abs().amax(1)
     assert lengths.max() <= 0.05 + 1e-6
+
+
+@pytest.mark.parametrize("attack", ["PGD", "AutoAttack"])
+def test_a_network_without_parameters_is_attacked_like_another(batch, attack, capsys):
+    class Without(nn.Module):
+        """As a sparse copy that is compiled code only."""
+
+        def __init__(self):
+            super().__init__()
+            self.call = [network().eval().requires_grad_(False)]
+
+        def forward(self, images):
+            return self.call[0](images)
+
+    arguments = {"eps": 0.1} | ({"seed": 0} if attack == "AutoAttack" else {"steps": 2})
+    found = []
+    for model in (network().requires_grad_(False), Without()):
+        torch.manual_seed(0)
+        found.append(adapter.perturb(attack, model, *batch, **arguments))
+    assert torch.equal(*found)
+    assert capsys.readouterr().out == ""

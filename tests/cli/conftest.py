@@ -13,7 +13,7 @@ from robustprune.families import FAMILIES, family
 from robustprune.pipeline import RunResult
 
 from ..pipeline import tiny
-from ..pipeline.conftest import light_collections  # noqa: F401
+from ..pipeline.conftest import light_collections, made  # noqa: F401
 
 
 class Said(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 from robustprune.pipeline import RunResult
 
 from . import tiny
+from .copies import made  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,18 +44,31 @@ def test_the_network_has_the_density_once_its_stages_have_begun(name, allocation
 
 def test_it_has_the_density_after_each_step_too(pruner):
     masked = attach(network())
-    run_through(pruner, masked)
+    list(run_through(pruner, masked))
     assert masked.kept == expected(pruner, 0.1)
 
 
-def run_through(pruner, masked) -> None:
+def test_masks_stand_still_where_it_says_so(pruner):
+    masked, before = attach(network()), None
+    for stage, step in run_through(pruner, masked):
+        if pruner.stands_still(stage.name):
+            before = masked.masks if step == 0 else before
+            assert all(torch.equal(mask, before[name]) for name, mask in masked.masks.items())
+    trained = {stage.name.partition("-")[0] for stage in pruner.stages(0.1, sections())}
+    assert set(pruner.still) <= trained
+
+
+def run_through(pruner, masked):
+    """The stages, each with the number of steps that it has taken; use it all up."""
     method = pruner.method(context(pruner))
     for stage in pruner.stages(0.1, sections()):
         method.prepare(stage, masked)
         method.begin(stage, masked)
         optimizer = torch.optim.SGD(method.param_groups(stage, masked), lr=1.0)
+        yield stage, 0
         for step in range(3):
             train(method, stage, masked, optimizer, step)
+            yield stage, step + 1
 
 
 def train(method: Method, stage, masked, optimizer, step: int) -> None:
@@ -78,7 +91,7 @@ def train(method: Method, stage, masked, optimizer, step: int) -> None:
 def test_hooks_draw_from_their_own_generator_only(pruner):
     masked = attach(network())
     tensors, arrays = torch.get_rng_state(), np.random.get_state()[1].copy()
-    run_through(pruner, masked)
+    list(run_through(pruner, masked))
     assert torch.equal(torch.get_rng_state(), tensors)
     assert np.array_equal(np.random.get_state()[1], arrays)
 

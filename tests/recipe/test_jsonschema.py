@@ -113,6 +113,8 @@ RIGHT: list[dict[str, Any]] = [
     {"finetune": {"epochs": 1, "objective": None}, "prune": None, "paper": {"source": "x"}},
     {"pretrain": {"epochs": 1, "objective": {"name": "trades", "eps": "1/9"}}},
     {"pretrain": {"epochs": 1, "optimizer": {"lr": 0.01}}},
+    {"compute": {"sparse": "on"}},
+    {"compute": {"sparse": False}},  # what YAML makes of off
     {"model": {"name": "x", "mean": ["1/2"], "args": {"any": [{"deep": True}]}}},
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -137,6 +139,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pretrain": {"epochs": 1, "schedule": {"name": "warmup", "after": "cosin"}}}, "$.pretrain"),
     ({"prune": {"epochs": 1, "densities": [0], "methods": ["hydra"]}}, "$.prune"),
     ({"compute": {"device": "gpu"}}, "$.compute.device"),
+    ({"compute": {"sparse": "always"}}, "$.compute.sparse"),
     ({"extends": "base.yaml", "compute": {"device": "gpu"}}, "$.compute.device"),
     ({"extends": "base.yaml", "objective": {"epz": 1}}, "$.objective"),
     ({"extends": "base.yaml", "objective": {"name": "pdg"}}, "$.objective"),

@@ -9,6 +9,7 @@ import pytest
 
 from robustprune.errors import InvalidError, UsageError
 from robustprune.recipe import inconsistencies, load_recipe
+from robustprune.recipe.document import dump
 
 Write = Callable[..., Path]
 
@@ -127,6 +128,7 @@ FAULTS = [
     ("objective: {name: pgd, eps: 8 / 255 px}", "expected a number such as 0.5 or 8/255;"),
     ("finetune: {epochs: 1, optimizer: }", "r.yaml:7: finetune.optimizer: expected a name"),
     ("compute: {device: gpu}", "compute.device: should be 'auto' or 'cpu'; got 'gpu'."),
+    ("compute: {sparse: 1}", "compute.sparse: should be 'auto', 'on' or 'off'; got 1."),
     ("tracking: {uri: 3}", "tracking.uri: expected text in quotes; got 3."),
     # what does not go together
     ("finetune: {epochs: 1, select: best}", "r.yaml:7: finetune.select: needs a validation split"),
@@ -178,6 +180,56 @@ def test_each_fault_is_told_so_that_no_manual_is_needed(
 )
 def test_what_goes_together_is_right(sections: dict[str, str], write: Write) -> None:
     assert inconsistencies(load_recipe(write(**sections))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'off'", "off")]
+)
+def test_a_switch_is_written_as_yaml_has_it(text: str, value: str, write: Write) -> None:
+    recipe = load_recipe(write(compute=f"{{sparse: {text}}}"))
+    assert recipe.compute.sparse == value
+    again = Path("again.yaml")
+    again.write_text(dump(recipe.document()), encoding="utf-8")
+    assert load_recipe(again).document() == recipe.document()
+
+
+SPARSE = "{sparse: on}"
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"compute": "{sparse: on, precision: bf16}"}, "compute.sparse: on trains in fp32 only"),
+        (
+            {"prune": "{methods: [hydra, rigl], densities: [0.1], epochs: 1}"},
+            "prune.methods.1: pruner 'rigl' moves its masks in all that it trains ('train')",
+        ),
+        (
+            {"finetune": "{epochs: 1, objective: crown_ibp}"},
+            "prune.methods.0: pruner 'hydra' trains by objective 'crown_ibp', which needs the",
+        ),
+    ],
+)
+def test_what_sparse_kernels_cannot_train_is_told(
+    sections: dict[str, str], message: str, write: Write
+) -> None:
+    (found,) = problems(write(**({"compute": SPARSE} | sections)))
+    assert message in found
+    assert "Use " in found
+    assert "auto" in found
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"prune": "{methods: [magnitude, snip, lottery, radmm], densities: [0.1], epochs: 1}"},
+        {"prune": "{methods: [magnitude], densities: [0.1]}", "finetune": None},
+        {"prune": None, "objective": "crown_ibp", "finetune": None},
+    ],
+)
+def test_what_they_can_is_right(sections: dict[str, str], write: Write) -> None:
+    load_recipe(write(**({"compute": SPARSE} | sections)))
 
 
 def test_text_stays_text_and_free_arguments_become_numbers(write: Write) -> None:

@@ -33,6 +33,7 @@ def test_the_shortest_recipe_has_the_documented_defaults() -> None:
         "precision": "fp32",
         "threads": None,
         "channels_last": False,
+        "sparse": "auto",
     }
     assert recipe.tracking.enabled
 
