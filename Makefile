@@ -43,6 +43,7 @@ bench: setup
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/operations.py
 	$(BIN)/python benchmarks/processes.py
+	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/step.py --models cnn_small cnn_large
 	$(BIN)/python benchmarks/step.py --models vgg16_bn_cifar resnet18_cifar wrn_28_4 \
 		--objectives trades --phases prune --channels-last --label step-large
@@ -59,4 +60,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build site *.egg-info runtime/build runtime/*.egg-info .mypy_cache .ruff_cache .pytest_cache

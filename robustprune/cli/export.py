@@ -4,13 +4,14 @@
   robustprune export model.safetensors --format packed:values=fp16           smaller, rounded
   robustprune export model.safetensors --format dense --out net.pt           a plain state dict
   robustprune export model.safetensors --format onnx                         for other runtimes
+  robustprune export model.safetensors --format sparse                       fast on CPUs, no torch
   robustprune export model.safetensors --recipe my.yaml --format mine        a backend of your own
   robustprune list backends                                                  formats and options
 
 What was written is loaded again and run on random images before it counts as written. dense: the
 names that the field gives to a network's tensors, for strict=True; .pt or .safetensors. packed: the
-format is described in artifacts/PACKED.md of the package. robustprune reads all of them again; a
-.pt needs --arch.
+format is described in artifacts/PACKED.md of the package. sparse: for robustprune-runtime, which
+multiplies by kept weights only. robustprune reads all but that one again; a .pt needs --arch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("model", type=typed.path, help=MODEL)
     usage = "--format NAME[:KEY=VALUE,…]"
-    text = "packed, dense, onnx or a backend of your own, and its options (default: packed)"
+    text = "packed, dense, onnx, sparse or a backend of your own, and its options (default: packed)"
     option(parser, usage, text, type=typed.part, default="packed")
     option(parser, "--out FILE", "the file (default: beside the model)")
     option(parser, "--values VALUES", SUPPRESS, type=_values)

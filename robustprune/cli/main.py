@@ -9,6 +9,7 @@ it.
   robustprune evaluate runs/…/model.safetensors   what a saved network withstands, by attacks
   robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
   robustprune certify runs/…/model.safetensors    the same proved for it smoothed by noise
+  robustprune bench runs/…/model.safetensors      how fast it is, by sparse kernels and by others
   robustprune export runs/…/model.safetensors     a file as small as what is kept
   robustprune report runs/quickstart/<id>         all of it as one page to look at
   robustprune ui                                  compare runs in the browser, in MLflow's UI
@@ -38,6 +39,7 @@ COMMANDS = {
     "evaluate": "evaluate saved networks by attacks and other evaluators",
     "certify": "certify saved networks by randomised smoothing",
     "verify": "verify saved networks by bounds on their logits",
+    "bench": "time saved networks by torch, ONNX Runtime and the sparse kernels",
     "export": "write a network in a format for others",
     "import-hydra": "read a checkpoint of the reference implementation",
     "report": "write a page about runs",
