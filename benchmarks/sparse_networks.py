@@ -11,7 +11,6 @@ import copy
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from robustprune.artifacts.backends.base import example_images
 from robustprune.artifacts.reading import read_model
 from robustprune.artifacts.saved import SavedModel
 from robustprune.inference import sparse
+from robustprune.inference.timing import torch_threads
 from robustprune.masking import allocations, attach, select, structures
 from robustprune.models import create_model
 from robustprune.seeding import fork
@@ -177,14 +177,3 @@ def timed(call: Callable[[], object], threads: int) -> Passes:
             return list(passes(call)(count))
 
     return run
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Torch's threads within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

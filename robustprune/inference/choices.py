@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,13 @@ from robustprune.errors import UsageError
 from robustprune.inference.graph import known_operations, layers_of
 from robustprune.inference.recognition import KnownOperation
 from robustprune.inference.segment import Segment, computable, put_segments
-from robustprune.inference.timing import Seconds, Table, layer_seconds, least_seconds
+from robustprune.inference.timing import (
+    Seconds,
+    Table,
+    layer_seconds,
+    least_seconds,
+    torch_threads,
+)
 from robustprune.kernels import jit
 
 Choices = Mapping[str, Any]
@@ -66,7 +71,7 @@ def choose(
     """
     if not layers_of(graph):
         return {"network": DENSE, "reason": "the kernels know none of its layers"}
-    with torch.no_grad(), _torch_threads(threads):
+    with torch.no_grad(), torch_threads(threads):
         images = _timed(dense, images, tell)
         compiled = partial(program, threads=threads)
         found = _layers(graph, len(images), threads, table, compiled)
@@ -200,16 +205,6 @@ def _timed(dense: nn.Module, images: Tensor, tell: Callable[[str], object]) -> T
     if 7 * seconds > LONG:
         tell(f"measuring which layers are faster sparse takes about {7 * seconds:.0f} s, once")
     return images
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _milliseconds(seconds: Seconds) -> dict[str, float | None]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,17 @@ def least_seconds(*calls: Callable[[], object]) -> list[float]:
         if (number >= 1 and spent > 1.0) or (number >= 4 and spent > 0.05):
             break
     return best
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Let torch have so many threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Table:

@@ -17,6 +17,7 @@ from robustprune.artifacts.backends.onnx import session
 from robustprune.artifacts.saved import SavedModel
 from robustprune.errors import UsageError, first_line
 from robustprune.inference import sparse
+from robustprune.inference.timing import torch_threads
 from robustprune.timing import alternate, passes, ratio
 
 Document = dict[str, Any]
@@ -51,15 +52,11 @@ def measure_speed(
     Raises:
         UsageError: the network does not take images of the size that its file names.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with TemporaryDirectory(prefix="robustprune-") as folder, torch.no_grad():
-            _check(saved)
-            exported = _exported(saved, Path(folder) / "network.onnx")
-            return [_measured(saved, exported, batch, threads, seconds, tell) for batch in batches]
-    finally:
-        torch.set_num_threads(before)
+    folders = TemporaryDirectory(prefix="robustprune-")
+    with folders as folder, torch.no_grad(), torch_threads(threads):
+        _check(saved)
+        exported = _exported(saved, Path(folder) / "network.onnx")
+        return [_measured(saved, exported, batch, threads, seconds, tell) for batch in batches]
 
 
 def _measured(
