@@ -36,6 +36,7 @@ BACKBONES = {
     "vgg16_bn_cifar": Backbone("VGG16 with BatchNorm for 32x32 images, 15.3 M weights", False, 16),
     "wrn_28_4": Backbone("WideResNet 28 layers deep, width 4, 5.8 M weights"),
     "wrn_28_10": Backbone("WideResNet 28 layers deep, width 10, 36.5 M weights"),
+    "resnet8_cifar": Backbone("ResNet-8 for 32x32 images, 78,000 weights"),
     "resnet18_cifar": Backbone("ResNet-18 for 32x32 images, 11.2 M weights"),
 }
 """Our backbones; every other name is timm's or the user's own, registered with timm."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
+from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from robustprune.components import Part
@@ -40,6 +41,22 @@ class Objective(Part):
     """True if the network is only called, and differentiated once, in eval mode by images alone:
     not copied, traced or looked into, as bounds do. Then it may be handed over in another form,
     such as sparse kernels."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Networks beside the trained one: ``dense`` is the recipe's dense network. They are bound
+    before a stage begins; see `networks`."""
+    twice: ClassVar[bool] = True
+    """True if the loss can be differentiated twice by the network's weights."""
+
+    _networks: Mapping[str, nn.Module] = PrivateAttr(default_factory=dict)
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks that `needs` names: in eval mode, without gradients, with weights baked."""
+        return self._networks
+
+    def bind(self, networks: Mapping[str, nn.Module]) -> None:
+        """Hand over the networks that `needs` names."""
+        self._networks = networks
 
     def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress
@@ -121,5 +138,7 @@ class Objective(Part):
         """Take over what `state_dict` gave."""
 
     def fresh(self) -> Self:
-        """The same objective without the state that it has gathered."""
-        return type(self)(**dict(self))
+        """The same objective without the state that it has gathered; `networks` stay."""
+        made = type(self)(**dict(self))
+        made.bind(self._networks)
+        return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from robustprune.objectives import Objective
 from robustprune.pruners import Pruner, Stage
 from robustprune.recipe import Recipe
 
@@ -63,7 +64,20 @@ def kept_epochs(recipe: Recipe) -> list[int]:
 
 
 def _needs(recipe: Recipe) -> set[str]:
-    return {need for pruner in pruners_of(recipe) for need in pruner.needs()}
+    """The needs of every pruner, and of what its stages minimise."""
+    found: set[str] = set()
+    for pruner in pruners_of(recipe):
+        assert recipe.prune is not None
+        found.update(pruner.needs())
+        for stage in pruner.stages(recipe.prune.densities[0], recipe.stages):
+            found.update(objective_of(recipe, stage).needs)
+    return found
+
+
+def objective_of(recipe: Recipe, stage: Stage) -> Objective:
+    """The objective that a stage minimises: its own, or the recipe's."""
+    own = None if stage.options is None else stage.options.objective
+    return own or recipe.objective  # type: ignore[return-value]
 
 
 def _ordered(pruners: list[Pruner]) -> list[Pruner]:

@@ -17,9 +17,10 @@ from robustprune.datasets import Splits
 from robustprune.datasets.source import balanced
 from robustprune.masking import MaskedModel, attach, structures
 from robustprune.models import create_model
+from robustprune.objectives import Objective
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.initial_network import initial_network, shape
-from robustprune.pipeline.networks import EPOCH, MASK, Network, kept_epochs
+from robustprune.pipeline.networks import EPOCH, MASK, Network, kept_epochs, objective_of
 from robustprune.pipeline.run_folder import RunFolder
 from robustprune.pruners import Context, Method, Stage
 from robustprune.recipe import Recipe
@@ -97,6 +98,7 @@ class NetworkTrainer:
             batches=lambda size, per_class=None: self._batches(network, size, per_class),
             checkpoints=checkpoints,
         )
+        self._bind(context.objective, network)
         self._train(network, masked, pruner.method(context))
         turnover = masked.turnover
         self.write(network, model, masks=masked.bake(), turnover=turnover)
@@ -176,9 +178,19 @@ class NetworkTrainer:
         keep = {epoch: self.folder.epoch(epoch) for epoch in epochs}
         history: History = []
         for stage in network.stages:
+            self._bind(objective_of(self.recipe, stage), network)
             path = self.folder.state(network.name, stage.name)
             history += trainer.train(network.name, stage, masked, method, path, keep=keep)
         return history
+
+    def _bind(self, objective: Objective, network: Network) -> None:
+        """Hand over the networks that an objective needs."""
+        networks = {}
+        for need in objective.needs:
+            model = self._fresh(network)
+            model.load_state_dict(self._checkpoint(need, network))
+            networks[need] = self.compute.placed(model).eval().requires_grad_(False)
+        objective.bind(networks)
 
     def _choices(self, network: str, stage: Stage) -> Path:
         return self.folder.choices(network, stage.name)

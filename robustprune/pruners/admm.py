@@ -18,7 +18,7 @@ from robustprune.types import Progress
 
 @register("radmm")
 class Radmm(Pruner):
-    """Draw weights to a sparse set while the robust loss is minimised. Source: Ye et al. 2019.
+    """Draw weights to a sparse set while the robust loss is minimised.
 
     Minimises L + Σ ρ/2·‖W − Z + U‖² over all weights; every few epochs Z becomes the projection of
     W + U onto the asked density, and U grows by W − Z. Then the mask of the largest weights is set,
@@ -26,6 +26,8 @@ class Radmm(Pruner):
     """
 
     still = ("finetune",)
+    source = "Ye et al. 2019, Adversarial robustness vs model compression, arXiv 1903.12561"
+    cost = "2 trainings of weights"
 
     rho: float = Field(1e-3, gt=0)
     """ρ: weight of the penalty at first."""
@@ -40,11 +42,14 @@ class Radmm(Pruner):
     admm: StageChanges = StageChanges()
     """Changes to ``finetune`` for the constrained training. The source takes 200 epochs for each of
     them, at a learning rate of 0.01."""
+    finetune: StageChanges = StageChanges()
+    """Changes to ``finetune`` for what is left."""
 
     def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
         """The constrained training and finetuning, both as ``finetune`` says."""
         options = self.section("finetune", recipe)
-        return [Stage("admm", self.admm.over(options)), Stage("finetune", options)]
+        stages = {"admm": self.admm.over(options), "finetune": self.finetune.over(options)}
+        return [Stage(name, changed) for name, changed in stages.items()]
 
     def method(self, context: Context) -> Method:
         """A fresh method, which holds Z and U."""

@@ -96,6 +96,10 @@ class Pruner(Part):
     still: ClassVar[tuple[str, ...]] = ()
     """Stages whose masks stay as `Method.begin` sets them, so that they can be trained through
     sparse kernels; ``train`` stands for ``train-1`` too."""
+    source: ClassVar[str] = ""
+    """The paper: authors, year, title or number."""
+    cost: ClassVar[str] = ""
+    """The trainings that it takes, and passes per step where that is not one."""
 
     @property
     def variant(self) -> str:
@@ -118,6 +122,16 @@ class Pruner(Part):
         ``mask:<label>``: the mask that another pruner of the recipe has found at this density.
         """
         return ("dense",)
+
+    def problems(self, stage: Stage, objective: Objective) -> Iterator[str]:
+        """Tell what keeps a stage from its objective, with the remedy; said before any training.
+
+        Args:
+            stage: one of `stages`.
+            objective: that it minimises.
+        """
+        if self.sharpness is not None and stage.options is not None and objective.one_pass:
+            yield f"sharpness takes two passes a step, and {objective.one_pass}"
 
     def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
         """The stages to train, in this order.
@@ -230,6 +244,10 @@ class Method:
     def eligible(self, stage: Stage, masked: MaskedModel) -> bool:
         """Let ``select: best`` take the network as it is now."""
         return True
+
+    def finished(self, stage: Stage, masked: MaskedModel) -> bool:
+        """End the stage before its last epoch; asked before each epoch, and again on resume."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values that a resumed stage needs; the same on every process."""

@@ -29,11 +29,14 @@ NOISE = 1e-5
 
 @register("rigl")
 class RigL(Pruner):
-    """Drop the smallest weights, grow where gradients are largest. Source: Evci et al. 2020.
+    """Drop the smallest weights, grow where gradients are largest.
 
     With ``growth: random`` it is SET (Mocanu et al. 2018). The gradient is that of the robust loss,
     for all weights, on the step's batch; as in the source, such a step moves no weight.
     """
+
+    source = "Evci et al. 2020, Rigging the lottery, arXiv 1911.11134"
+    cost = "1 training from scratch"
 
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "erk"})]
     """The shares of the first, random mask; each layer stays at its own."""

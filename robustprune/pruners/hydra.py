@@ -12,13 +12,13 @@ from robustprune.masking import MaskedModel
 from robustprune.masking.selection import ScoreInit, init_scores
 from robustprune.pruners import register
 from robustprune.pruners.base import Context, Method, Pruner, Stage, norm_layers
-from robustprune.recipe import StageOptions
+from robustprune.recipe import StageChanges, StageOptions
 from robustprune.types import Progress
 
 
 @register("hydra")
 class Hydra(Pruner):
-    """Scores learned by SGD on the robust objective, weights frozen. Source: HYDRA, Sec. 3.
+    """Scores learned by SGD on the robust objective, weights frozen.
 
     Scores are of weights under every structure; an entry's importance is the sum of its |score|.
     As d(sum)/d|s| = 1 for each, a step of SGD moves that sum by ``−lr · Σ g·w``: as it would move
@@ -35,12 +35,19 @@ class Hydra(Pruner):
     norm_lr: float | None = Field(None, gt=0)
     """Learning rate of the norm layers, if they train; absent, the scores' own, as in HYDRA's
     reference. Scores may need a rate at which norm layers diverge."""
+    prune: StageChanges = StageChanges()
+    """Changes to the section ``prune`` for the scores."""
+    finetune: StageChanges = StageChanges()
+    """Changes to the section ``finetune``."""
+
+    source = "Sehwag et al. 2020, HYDRA, arXiv 2002.10509"
+    cost = "1 training of scores, 1 of weights"
 
     def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
         """The scores, then the weights that are left."""
-        stages = [Stage("prune", self.section("prune", recipe))]
+        stages = [Stage("prune", self.prune.over(self.section("prune", recipe)))]
         if "finetune" in recipe:
-            stages.append(Stage("finetune", recipe["finetune"]))
+            stages.append(Stage("finetune", self.finetune.over(recipe["finetune"])))
         return stages
 
     def method(self, context: Context) -> Method:

@@ -26,10 +26,15 @@ class OneShot(Pruner):
 
     equal_compute: bool = False
     """Finetune for prune + finetune epochs: as long as a method that learns trains in all."""
+    finetune: StageChanges = StageChanges()
+    """Changes to the section ``finetune``."""
+
+    cost = "1 training of weights"
 
     def stages(self, density: float, recipe: Mapping[str, StageOptions]) -> list[Stage]:
         """Finetuning; without such a section the mask alone is set."""
         options = recipe.get("finetune")
+        options = options and self.finetune.over(options)
         if options is not None and self.equal_compute:
             more = self.section("prune", recipe).epochs
             options = options.model_copy(update={"epochs": options.epochs + more})
@@ -38,7 +43,9 @@ class OneShot(Pruner):
 
 @register("magnitude")
 class Magnitude(OneShot):
-    """Keep the largest weights, or entries of them. Source: Han et al. 2015; the paper's LWM."""
+    """Keep the largest weights, or entries of them; the paper's LWM."""
+
+    source = "Han et al. 2015, Learning both weights and connections, arXiv 1506.02626"
 
     def method(self, context: Context) -> Method:
         """A fresh method, which sets the mask."""
@@ -56,6 +63,8 @@ class MagnitudeMethod(Method):
 @register("random")
 class Random(OneShot):
     """Keep entries at random: the baseline that every method must beat."""
+
+    source = "the control of every comparison"
 
     def method(self, context: Context) -> Method:
         """A fresh method, which sets the mask."""
@@ -77,7 +86,7 @@ class RandomMethod(Method):
 
 @register("lottery")
 class Lottery(Pruner):
-    """Iterative magnitude pruning with rewinding. Sources: Frankle et al. 2019, 2020.
+    """Iterative magnitude pruning with rewinding.
 
     Round i keeps the largest ``(1 − rate)^i`` of the weights of the round before, the last one the
     asked density exactly, and trains them from where they were after ``rewind`` epochs of
@@ -85,6 +94,10 @@ class Lottery(Pruner):
     """
 
     still = ("train",)
+    source = (
+        "Frankle et al. 2019, 2020, The lottery ticket hypothesis, arXiv 1803.03635, 1912.05671"
+    )
+    cost = "1 training of the dense network, 1 for each round"
 
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "global"})]
     """One threshold for the network, as in the source."""

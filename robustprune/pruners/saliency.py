@@ -21,7 +21,7 @@ from robustprune.types import Progress
 
 @register("snip")
 class Snip(Pruner):
-    """Keep the largest |g·w|, g the loss's gradient before training. Source: Lee et al. 2019.
+    """Keep the largest |g·w|, g the loss's gradient before training.
 
     The loss is the recipe's objective at its full radius, attack included, so that connections
     count by what the robust loss loses with them. In the source the scored network and the one
@@ -30,6 +30,8 @@ class Snip(Pruner):
     """
 
     still = ("train",)
+    source = "Lee et al. 2019, SNIP, arXiv 1810.02340"
+    cost = "1 training from scratch"
 
     allocation: Annotated[Allocation, PartOf("allocations", {"name": "global"})]
     """One threshold for the network, as in the source."""

@@ -189,6 +189,8 @@ class _Run:
             )
             # also to the end of the epoch that the last step was in
             while self.state.epoch < self.epochs and (not self._finished or self.state.batch):
+                if not self.state.batch and self.method.finished(self.stage, self.masked):
+                    break
                 self._epoch()
             self.accelerator.free_memory()
         for epoch in self.keep:
@@ -257,9 +259,9 @@ class _Run:
                 f"objective '{name}' takes several steps on a batch, which cannot be cut into "
                 f"{options.accumulate} parts: use {self.stage.name}.accumulate=1."
             )
-        sharp = getattr(self.method.pruner, "sharpness", None) is not None
-        if sharp and self.objective.one_pass:
-            raise UsageError(f"sharpness takes two passes a step, and {self.objective.one_pass}.")
+        if isinstance(self.method.pruner, Pruner):
+            for problem in self.method.pruner.problems(self.stage, self.objective):
+                raise UsageError(f"pruner '{self.method.pruner.variant}': {problem}.")
 
     def _plan(self) -> None:
         """Count the stage's epochs and steps; those before its start count as done."""
