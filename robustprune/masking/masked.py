@@ -181,6 +181,11 @@ class MaskedModel:
         return {name: mask.mask for name, mask in self._masks.items()}
 
     @property
+    def layers(self) -> dict[str, tuple[nn.Module, ...]]:
+        """The layers that compute with each weight, by its name; several where they share it."""
+        return {name: tuple(layers) for name, layers in self._layers.items()}
+
+    @property
     def scores(self) -> dict[str, nn.Parameter]:
         """The scores, of the weights' shapes; empty if there are none."""
         return {name: m.scores for name, m in self._masks.items() if m.scores is not None}

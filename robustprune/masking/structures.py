@@ -124,7 +124,7 @@ class NOfM(Structure):
         return self
 
     def problems(self, densities: Sequence[float], allocation: Part) -> Iterator[str]:
-        """Densities that are not n/m, and layers that differ in theirs."""
+        """Densities that are not n/m, and allocations whose layers may differ in theirs."""
         ours = self.n / self.m
         wrong = [density for density in densities if not math.isclose(density, ours)]
         if wrong:
@@ -133,6 +133,11 @@ class NOfM(Structure):
             yield (
                 f"structure 'n_m' keeps {self.n} of every {self.m} weights in every layer, which "
                 f"allocation '{allocation.registered_name}' does not. Use allocation: uniform."
+            )
+        elif allocation.minimum:
+            yield (
+                f"structure 'n_m' keeps {self.n} of every {self.m} weights in every layer, and "
+                f"minimum {allocation.minimum} may ask for others. Leave allocation.minimum out."
             )
 
     def select(self, entries: Tensor, keep: int) -> Tensor:

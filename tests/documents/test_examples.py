@@ -267,16 +267,15 @@ def test_kernels_by_hand(workshop: Path):
     assert structure.stays_dense(layers, rp.structures.Ends({"conv"}, {"linear"})) == {"linear"}
 
 
-def test_uniform_plus_by_hand(workshop: Path):
+def test_power_by_hand(workshop: Path):
     import torch
 
-    example = module(workshop / "uniform_plus.py")
-    scores = {"first": torch.ones(10), "middle": torch.ones(60), "last": torch.ones(30)}
-    allocation = example["UniformPlus"]()
-    assert allocation(scores, 0.5) == {"first": 10, "middle": 25, "last": 15}
-    assert allocation(scores, 0.2) == {"first": 10, "middle": 4, "last": 6}
-    with pytest.raises(rp.UsageError, match=r"density 0\.1 is used up"):
-        allocation(scores, 0.1)
+    example = module(workshop / "power.py")
+    scores = {"small": torch.ones(2, 2), "large": torch.ones(2, 32)}
+    assert example["Power"]()(scores, 0.25) == {"small": 3, "large": 14}  # 17 in all, as 2 to 8
+    assert example["Power"](exponent=1)(scores, 0.25) == {"small": 1, "large": 16}
+    assert example["Power"]()(scores, 0.1) == {"small": 1, "large": 5}
+    assert example["Power"](minimum=1)(scores, 0.1) == {"small": 2, "large": 4}  # one a filter
 
 
 def test_selective_sgd_and_polynomial_by_hand(workshop: Path):

@@ -223,7 +223,7 @@ def test_what_sparse_kernels_cannot_train_is_told(
     "sections",
     [
         {},
-        {"prune": "{methods: [magnitude, snip, lottery, radmm], densities: [0.1], epochs: 1}"},
+        {"prune": "{methods: [magnitude, snip, lottery, gradual], densities: [0.1], epochs: 1}"},
         {"prune": "{methods: [magnitude], densities: [0.1]}", "finetune": None},
         {"prune": None, "objective": "crown_ibp", "finetune": None},
     ],
@@ -256,7 +256,7 @@ def test_a_name_alone_is_short_for_every_part_and_for_the_model(write: Write) ->
     document = load_recipe(path, ["prune.methods.0.allocation=erk"]).document()
     assert document["model"]["name"] == "cnn_digits"
     assert document["pretrain"]["schedule"]["after"] == {"name": "constant"}
-    assert document["prune"]["methods"][0]["allocation"] == {"name": "erk"}
+    assert document["prune"]["methods"][0]["allocation"] == {"name": "erk", "minimum": 0}
 
 
 @pytest.mark.usefixtures("own_parts")

@@ -73,7 +73,7 @@ def test_the_resolved_recipe_is_complete_and_names_its_parts() -> None:
         "steps": 5,
         "random_start": True,
     }
-    assert document["prune"]["methods"][0]["allocation"] == {"name": "uniform"}
+    assert document["prune"]["methods"][0]["allocation"] == {"name": "uniform", "minimum": 0}
     assert [evaluator["name"] for evaluator in document["evaluate"]] == [
         *("clean", "pgd", "autoattack")
     ]
