@@ -135,6 +135,11 @@ class Part(Options):
 
     registered_name: ClassVar[str] = ""
 
+    @classmethod
+    def facts(cls) -> dict[str, str]:
+        """Give what a list of parts shows of this one beside its docstring and options."""
+        return {}
+
     @model_serializer(mode="wrap")
     def _with_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"name": self.registered_name, **handler(self)}

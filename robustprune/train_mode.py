@@ -1,4 +1,4 @@
-"""Train and eval mode of networks, restored module by module."""
+"""Train and eval mode of networks, restored module by module, and the statistics it moves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 @contextmanager
@@ -43,3 +44,25 @@ def attack_mode(model: nn.Module, device: str) -> Iterator[None]:
     half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     with eval_mode(model), torch.autocast(device, enabled=False) if half else nullcontext():
         yield
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The running statistics of the norm layers that are learning them, by name."""
+    return {
+        f"{name}.{key}": tensor
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.training and module.track_running_stats
+        for key, tensor in module.named_buffers(recurse=False)
+    }
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Put the running statistics back when the block ends."""
+    before = {name: tensor.clone() for name, tensor in statistics(model).items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in statistics(model).items():
+                tensor.copy_(before[name])

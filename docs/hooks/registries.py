@@ -97,8 +97,10 @@ def _value(option: Option, sections: list[list[Option]]) -> str:
 def _part(name: str, part: type[Part]) -> str:
     where = _source_file(part.__module__)
     about = prose(inspect.cleandoc(part.__doc__ or ""))
+    facts = {**part.facts(), "source code": where}
+    lines = "  \n".join(f"{key.capitalize()}: {fact}" for key, fact in facts.items())
     rows = _table(options(part)) if part.model_fields else "It has no options."
-    return f"## {name}\n\n{about}\n\nSource code: {where}\n\n{rows}\n"
+    return f"## {name}\n\n{about}\n\n{lines}\n\n{rows}\n"
 
 
 def _table(described: list[Option]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic.fields import FieldInfo
 
 from robustprune.components import Options, Part, part_marks
+from robustprune.recipe import StageChanges
 
 
 class Option(NamedTuple):
@@ -16,7 +17,7 @@ class Option(NamedTuple):
 
     Attributes:
         default: empty if it may be absent, or must not.
-        group: if it is a group of options, those.
+        group: if it is a group of options, those; not of a stage's, which stand with the recipe.
         family: if it is a part or a list of parts, the registry that names them; else empty.
     """
 
@@ -43,10 +44,11 @@ def options(schema: type[Options]) -> list[Option]:
 
 
 def described(name: str, part: type[Part]) -> str:
-    """Return the first paragraph about a part on one line, and a line for each of its options."""
+    """Return a part's first paragraph on one line, its facts, and a line for each option."""
     about = " ".join((part.__doc__ or "").strip().split("\n\n")[0].split())
+    facts = [f"  {key}: {value}" for key, value in part.facts().items()]
     lines = [line for option in options(part) for line in option.lines()]
-    return "\n".join([f"{name}: {about}", *lines])
+    return "\n".join([f"{name}: {about}", *facts, *lines])
 
 
 def _option(key: str, field: FieldInfo) -> Option:
@@ -64,7 +66,7 @@ def _option(key: str, field: FieldInfo) -> Option:
         default=f"{default:.6g}" if isinstance(default, float) else str(default),
         required=field.is_required(),
         meaning=" ".join((field.description or "").split()),
-        group=options(groups[0]) if groups else [],
+        group=options(groups[0]) if groups and groups[0] is not StageChanges else [],
         family=marks[0].family if marks else "",
     )
 
@@ -86,5 +88,5 @@ def _kind(hint: Any) -> str:
     if hint is type(None):
         return "nothing"
     if _is_group(hint):
-        return "a group of options"
+        return "options of a stage" if hint is StageChanges else "a group of options"
     return hint.__name__.lower() if isinstance(hint, type) and not args else str(hint)

@@ -32,6 +32,7 @@ BACKBONES = {
     "cnn_small": Backbone("2 convolutions and 2 linear layers, 0.2 M weights", True, 4),
     "cnn_small_bn": Backbone("cnn_small with BatchNorm after each convolution", True, 4),
     "cnn_large": Backbone("4 convolutions and 3 linear layers, 2.5 M weights", True, 4),
+    "cnn_digits_bn": Backbone("cnn_digits with BatchNorm after each convolution", True, 1),
     "cnn_digits": Backbone("for 1x8x8 digits, 29 k weights, trains in seconds", True, 1),
     "vgg16_bn_cifar": Backbone("VGG16 with BatchNorm for 32x32 images, 15.3 M weights", False, 16),
     "wrn_28_4": Backbone("WideResNet 28 layers deep, width 4, 5.8 M weights"),

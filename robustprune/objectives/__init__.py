@@ -8,7 +8,9 @@ from robustprune.registry import Registry
 registry: Registry[Objective] = Registry(
     "objectives",
     base=Objective,
-    modules=[f"{__name__}.{m}" for m in ("adversarial", "trades", "smoothadv", "certified")],
+    modules=[
+        f"{__name__}.{m}" for m in ("adversarial", "trades", "smoothadv", "certified", "hsic")
+    ],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

@@ -22,14 +22,22 @@ _STATE = 3  # times the network: its weights, an optimizer's moments, scores or 
 
 
 def check_maskable(recipe: Recipe, model: nn.Module) -> None:
-    """Make sure that every pruner can mask the network.
+    """Make sure that every pruner can mask the network, and share out each density.
 
     Raises:
-        UsageError: a weight of it cannot be masked exactly, or a pattern of layers fits none.
+        UsageError: a weight of it cannot be masked exactly, a pattern of layers fits none, or an
+            allocation cannot keep what it must.
     """
+    densities = [] if recipe.prune is None else recipe.prune.densities
     for pruner in pruners_of(recipe):
+        where, shape = pruner.allocation, pruner.structure
         try:
-            attach(copy.deepcopy(model), exclude=pruner.exclude, structure=pruner.structure)
+            masked = attach(copy.deepcopy(model), exclude=pruner.exclude, structure=shape)
+            weights = masked.weights.items()
+            entries = {name: shape.reduce(weight.detach().abs()) for name, weight in weights}
+            shapes = {name: weight.shape for name, weight in weights}
+            for density in densities:
+                where(entries, density, shapes)
         except UsageError as error:
             raise UsageError(f"pruner '{pruner.variant}': {error}") from None
 

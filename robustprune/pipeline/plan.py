@@ -11,7 +11,7 @@ from torch import nn
 from robustprune.datasets import Splits
 from robustprune.masking import MaskedModel, attach, prunable_layers, select
 from robustprune.objectives import Objective
-from robustprune.pipeline.checks import check_counts
+from robustprune.pipeline.checks import check_counts, check_maskable
 from robustprune.pipeline.compute import check_device
 from robustprune.pipeline.initial_network import initial_network
 from robustprune.pipeline.networks import networks, pruners_of
@@ -36,7 +36,11 @@ class Plan:
 
         The masks are those of the untrained network's largest weights: where an allocation follows
         what a method learns, the layers' shares may come out otherwise.
+
+        Raises:
+            UsageError: a pruner cannot mask the network at a density.
         """
+        check_maskable(self.recipe, self.model)
         layers = prunable_layers(self.model)
         dense = {name: layer.weight.numel() for name, layer in layers.items()}
         columns: dict[str, dict[str, int]] = {}

@@ -7,7 +7,7 @@ folder, the cache of dense networks, the tracker and the console.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,10 +41,12 @@ from robustprune.pipeline.run_folder import RunFolder, find_run, new_folder, rea
 from robustprune.pipeline.sanity import alarm_text
 from robustprune.pipeline.sparse import shortened
 from robustprune.pipeline.train import NetworkTrainer
+from robustprune.pruners import Stage
 from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.recipe.imports import blamed
 from robustprune.report import write_report
 from robustprune.tracking import RUNS, Console, Silent, Tracker, TrackingOptions
+from robustprune.training.loop import History
 from robustprune.version import __version__
 
 
@@ -58,6 +60,7 @@ def run(
     runs: str | Path = RUNS,
     fresh: bool = False,
     console: Console | None = None,
+    watch: Callable[[str, Stage, History], None] = lambda network, stage, history: None,
 ) -> RunResult:
     """Run a recipe to its end.
 
@@ -73,6 +76,9 @@ def run(
         runs: where run folders, shared dense networks and the default MLflow store are kept.
         fresh: train the dense network even if another run has trained the same, and share it not.
         console: where progress is shown.
+        watch: called in the main process with (network, stage, history) after each epoch, and of a
+            dense network that is reused, or a stage that is gone on with, once; what it raises ends
+            the run, which can be resumed.
 
     Raises:
         UsageError: the recipe, the data or the folder is at fault.
@@ -132,7 +138,7 @@ def run(
         console.info(f"{doing} {recipe.name} in {folder.path}")
         tracked = recipe.tracking if shard.is_main else TrackingOptions(enabled=False)
         tracker = Tracker(tracked, folder=folder.path, runs=runs, warn=console.warn)
-        about = (recipe, data, initial, folder, tracker, console, compute, max_steps)
+        about = (recipe, data, initial, folder, tracker, console, compute, max_steps, watch)
         return _Run(*about, runs=None if fresh else runs).finish()
 
 

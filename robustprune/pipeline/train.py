@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -47,6 +47,7 @@ class NetworkTrainer:
         console: the same, for people.
         compute: device, precision and threads.
         max_steps: set if stages are cut.
+        watch: called like `Trainer.on_epoch` once an epoch is written; what it raises ends the run.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class NetworkTrainer:
     console: Console
     compute: Compute
     max_steps: int | None
+    watch: Callable[[str, Stage, History], None]
 
     def __post_init__(self) -> None:
         self._curves: dict[str, dict[str, History]] = {}
@@ -98,7 +100,9 @@ class NetworkTrainer:
             batches=lambda size, per_class=None: self._batches(network, size, per_class),
             checkpoints=checkpoints,
         )
-        self._bind(context.objective, network)
+        minimised = (objective_of(self.recipe, stage) for stage in network.stages)
+        if any(objective is self.recipe.objective for objective in minimised):
+            self._bind(context.objective, network)  # where none does, what it needs may be missing
         self._train(network, masked, pruner.method(context))
         turnover = masked.turnover
         self.write(network, model, masks=masked.bake(), turnover=turnover)
@@ -158,6 +162,8 @@ class NetworkTrainer:
             for number, metrics in enumerate(epochs, start=1)
         ]
         self.folder.write_json(self.folder.history(network), entries)
+        if self.compute.shard.is_main:
+            self.watch(network, stage, history)
 
     def _train(self, network: Network, masked: MaskedModel, method: Method) -> History:
         """Train one stage after the other."""

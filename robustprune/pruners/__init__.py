@@ -9,7 +9,27 @@ from robustprune.registry import Registry
 registry: Registry[Pruner] = Registry(
     "pruners",
     base=Pruner,
-    modules=[f"{__name__}.{m}" for m in ("hydra", "magnitude", "saliency", "dynamic", "admm")],
+    modules=[
+        f"{__name__}.{m}"
+        for m in (
+            "hydra",
+            "harp",
+            "magnitude",
+            "gradual",
+            "saliency",
+            "tickets",
+            "scratch",
+            "dynamic",
+            "rewiring",
+            "edge_popup",
+            "twinrep",
+            "admm",
+            "pwoa",
+            "atmc",
+            "second_order",
+            "mad",
+        )
+    ],
 )
 register, create, names, get = registry.register, registry.create, registry.names, registry.get
 

@@ -32,6 +32,11 @@ processes and unscaled. ``again=True`` re-uses the attacked images and the draws
 and leaves running statistics alone."""
 
 
+SCORING = Progress(stage="scoring")
+"""Where objectives are told to be while weights are scored. No ramp acts in it: the radius is all
+of itself."""
+
+
 class Stage(NamedTuple):
     """One training of one network by the one loop.
 
@@ -96,10 +101,19 @@ class Pruner(Part):
     still: ClassVar[tuple[str, ...]] = ()
     """Stages whose masks stay as `Method.begin` sets them, so that they can be trained through
     sparse kernels; ``train`` stands for ``train-1`` too."""
+    needs_validation: ClassVar[bool] = False
+    """True if it goes by the loss on a validation split; see `Method.after_epoch`."""
     source: ClassVar[str] = ""
     """The paper: authors, year, title or number."""
     cost: ClassVar[str] = ""
     """The trainings that it takes, and passes per step where that is not one."""
+
+    @classmethod
+    def facts(cls) -> dict[str, str]:
+        """The source, the cost and, by default options, the needs."""
+        needs = ", ".join(cls.model_validate({}).needs())
+        facts = {"source": cls.source, "cost": cls.cost, "needs": needs}
+        return {key: value for key, value in facts.items() if value}
 
     @property
     def variant(self) -> str:
@@ -280,6 +294,16 @@ class Method:
         """
         density = self.context.density if density is None else density
         return masked.set(self.masks(masked, importance, density))
+
+    def left(self, masked: MaskedModel, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The importance of what the masks keep, above 0, and 0 where they prune.
+
+        Nothing that is pruned then comes back before all that is left, whatever the allocation.
+        """
+        return {
+            name: (tensor + torch.finfo(tensor.dtype).tiny).masked_fill(~masked.masks[name], 0.0)
+            for name, tensor in importance.items()
+        }
 
     def masks(
         self, masked: MaskedModel, importance: Mapping[str, Tensor], density: float

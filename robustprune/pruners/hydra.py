@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch.optim import Optimizer
@@ -56,28 +56,37 @@ class Hydra(Pruner):
 
 
 class HydraMethod(Method):
-    """In ``prune`` scores are trained and masks follow them; in ``finetune`` masks stay."""
+    """In ``prune`` scores are trained and masks follow them; in ``finetune`` masks stay.
+
+    Attributes:
+        learning: the stage in which scores are trained.
+    """
 
     pruner: Hydra
+    learning: ClassVar[str] = "prune"
 
     def prepare(self, stage: Stage, masked: MaskedModel) -> None:
         """Scores, while they are learned."""
-        if stage.name == "prune":
+        if stage.name == self.learning:
             masked.add_scores()
         else:
             masked.drop_scores()
 
     def begin(self, stage: Stage, masked: MaskedModel) -> None:
         """The scores that the weights give, and their mask."""
-        if stage.name == "prune":
-            kind, generator = self.pruner.scores, self.context.generator
-            weights = masked.weights.items()
-            masked.add_scores({n: init_scores(w, kind, generator) for n, w in weights})
+        if stage.name == self.learning:
+            self.add_first_scores(masked)
             self.select(stage, masked)
+
+    def add_first_scores(self, masked: MaskedModel) -> None:
+        """Give the weights the scores that learning starts from."""
+        kind, generator = self.pruner.scores, self.context.generator
+        weights = masked.weights.items()
+        masked.add_scores({n: init_scores(w, kind, generator) for n, w in weights})
 
     def param_groups(self, stage: Stage, masked: MaskedModel) -> list[dict[str, Any]]:
         """Scores, and norm layers beside them."""
-        if stage.name != "prune":
+        if stage.name != self.learning:
             return super().param_groups(stage, masked)
         groups: list[dict[str, Any]] = [{"params": list(masked.scores.values())}]
         norms = [p for layer in norm_layers(masked.model) for p in layer.parameters()]
@@ -89,13 +98,13 @@ class HydraMethod(Method):
     def train_mode(self, stage: Stage, masked: MaskedModel) -> None:
         """Norm layers that do not train keep their statistics too."""
         super().train_mode(stage, masked)
-        if stage.name == "prune" and not self.pruner.train_norms:
+        if stage.name == self.learning and not self.pruner.train_norms:
             for layer in norm_layers(masked.model):
                 layer.eval()
 
     def select(self, stage: Stage, masked: MaskedModel) -> None:
         """Keep the largest |score|."""
-        if stage.name == "prune":
+        if stage.name == self.learning:
             self.keep(masked, {n: score.detach().abs() for n, score in masked.scores.items()})
 
     def after_epoch(
@@ -107,4 +116,4 @@ class HydraMethod(Method):
         metrics: Mapping[str, float],
     ) -> dict[str, float]:
         """The turnover, while it can change."""
-        return {"turnover": masked.turnover} if stage.name == "prune" else {}
+        return {"turnover": masked.turnover} if stage.name == self.learning else {}

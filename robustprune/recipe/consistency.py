@@ -53,6 +53,10 @@ def _needed_by_objectives(recipe: Recipe, pruners: Sequence[Any]) -> set[str]:
     return needs
 
 
+def _named(objective: Any) -> str:
+    return f"objective '{objective.registered_name}'"
+
+
 def _objective(recipe: Recipe, options: StageOptions | None) -> Any:
     """The objective of a stage: its own, or the recipe's."""
     return (options and options.objective) or recipe.objective
@@ -62,13 +66,13 @@ def _stage(recipe: Recipe, place: Place, options: StageOptions) -> Iterator[Prob
     """List what a stage's options ask for that the recipe cannot give."""
     objective = _objective(recipe, options)
     if place == ("pretrain",) and objective.needs:
-        message = f"objective '{objective.registered_name}' needs the dense network, which this "
+        message = f"{_named(objective)} needs the dense network, which this "
         yield Problem((*place, "objective"), f"{message}stage is to make: give it another one.")
     if options.select == "best" and not getattr(recipe.data, "validation", 0):
         message = "needs a validation split: set data.validation, e.g. 0.04, or select: last."
         yield Problem((*place, "select"), message)
     if options.accumulate > 1 and getattr(objective, "repeats", 1) > 1:
-        message = f"objective '{objective.registered_name}' repeats batches: use 1."
+        message = f"{_named(objective)} repeats batches: use 1."
         yield Problem((*place, "accumulate"), message)
 
 
@@ -77,7 +81,7 @@ def _pruner(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
     assert recipe.prune is not None
     sections = recipe.stages
     try:
-        stages = pruner.stages(recipe.prune.densities[0], sections)
+        stages, *_ = [pruner.stages(density, sections) for density in recipe.prune.densities]
     except UsageError as error:
         yield Problem(place, str(error))
         return
@@ -93,8 +97,15 @@ def _pruner(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
             message = f"starts at epoch {stage.start} of {stage.options.epochs}: nothing is left."
             yield Problem(place, f"stage '{stage.name}' of {called} {message}")
     found = [p for s in stages for p in pruner.problems(s, _objective(recipe, s.options))]
+    for objective in (_objective(recipe, stage.options) for stage in stages):
+        means_nothing = "which means nothing. What an objective may need: dense"
+        odd = [need for need in objective.needs if need != "dense"]
+        found += [f"{_named(objective)} needs '{need}', {means_nothing}" for need in odd]
     for problem in dict.fromkeys(found):
         yield Problem(place, f"{called}: {problem}.")
+    if pruner.needs_validation and not getattr(recipe.data, "validation", 0):
+        message = "goes by a validation split: set data.validation, e.g. 0.1."
+        yield Problem(place, f"{called} {message}")
     for problem in pruner.structure.problems(recipe.prune.densities, pruner.allocation):
         yield Problem((*place, "structure"), problem)
 

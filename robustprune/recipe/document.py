@@ -202,6 +202,22 @@ def merged(base: Mapping[str, Any], own: Mapping[str, Any], *, top: bool = True)
     return result
 
 
+def changes(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The least that `merged` makes ``values`` of ``base`` with; None if a key was dropped.
+
+    Mappings hold the keys that differ; a list, or a part of another ``name``, is there whole.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        before = base.get(key)
+        inner = None
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            inner = changes(before, value) if value.get("name") == before.get("name") else None
+        if key not in base or before != value:
+            found[key] = value if inner is None else inner
+    return found if merged(base, found) == values else None
+
+
 def dump(values: Any, *, flow: bool = False) -> str:
     """Plain values as YAML, keys in their own order; with ``flow`` on one line."""
     width = math.inf if flow else 100

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from accelerate.accelerator import Accelerator
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import nn
 
 from robustprune.errors import PeerError
 from robustprune.shard import Shard
+from robustprune.train_mode import statistics
 
 
 def check_same(model: nn.Module, shard: Shard, *, when: str) -> None:
@@ -47,34 +47,12 @@ def check_same(model: nn.Module, shard: Shard, *, when: str) -> None:
         )
 
 
-def statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The running statistics of the norm layers that are learning them, by name."""
-    return {
-        f"{name}.{key}": tensor
-        for name, module in model.named_modules()
-        if isinstance(module, _NormBase) and module.training and module.track_running_stats
-        for key, tensor in module.named_buffers(recurse=False)
-    }
-
-
 @torch.no_grad()
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     """Give the norm layers of all processes the mean of their running statistics."""
     for tensor in statistics(model).values():
         if tensor.is_floating_point():
             tensor.copy_(accelerator.reduce(tensor, reduction="mean"))
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Put the running statistics back when the block ends."""
-    before = {name: tensor.clone() for name, tensor in statistics(model).items()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in statistics(model).items():
-                tensor.copy_(before[name])
 
 
 @contextmanager

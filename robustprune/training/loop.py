@@ -30,11 +30,10 @@ from robustprune.seeding import capture, derive, fork, restore
 from robustprune.shard import Shard
 from robustprune.stopping import orderly
 from robustprune.tracking import Console
-from robustprune.train_mode import eval_mode
+from robustprune.train_mode import eval_mode, statistics
 from robustprune.training.distributed import (
     average_statistics,
     check_same,
-    statistics,
     synchronised,
 )
 from robustprune.training.state import StageState

@@ -68,6 +68,23 @@ class Step(Schedule):
         return self.gamma**passed
 
 
+@register("cyclic")
+class Cyclic(Schedule):
+    """Multiplied by ``gamma`` in each further third of a cycle, and reset at the next cycle.
+
+    With ADMM's cycles, after each of which Z and U are updated: Ye et al. 2019 (arXiv 1903.12561).
+    """
+
+    epochs: int = Field(20, ge=1)
+    """Epochs of a cycle."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """The factor of the second third; its square is that of the last one."""
+
+    def __call__(self, progress: Progress) -> float:
+        """``gamma`` to the number of the cycle's thirds that have passed, in whole epochs."""
+        return self.gamma ** (progress.epoch % self.epochs * 3 // self.epochs)
+
+
 @register("warmup")
 class Warmup(Schedule):
     """Linear from 0 to 1 over the first share of the stage, then another schedule over the rest.

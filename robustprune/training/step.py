@@ -19,7 +19,7 @@ from robustprune.masking import MaskedModel
 from robustprune.objectives import Loss, Objective
 from robustprune.pruners import Closure, Method, Stage, sharpened
 from robustprune.shard import Shard
-from robustprune.training.distributed import frozen_statistics
+from robustprune.train_mode import frozen_statistics
 from robustprune.types import Progress
 
 EXPLODED = 1e4

@@ -49,7 +49,8 @@ def test_kinds_defaults_and_groups_of_options_are_shown(command: Command) -> Non
 
 def test_models_are_ours_and_timms(command: Command) -> None:
     out = command("list", "models", "cnn").out.splitlines()
-    assert out[:4] == ["cnn_digits", "cnn_large", "cnn_small", "cnn_small_bn"]
+    ours = ["cnn_digits", "cnn_digits_bn", "cnn_large", "cnn_small", "cnn_small_bn"]
+    assert out[:5] == ours
     assert all("cnn" in name for name in out)
     everything = command("list", "models").out.splitlines()
     assert "resnet18" in everything
@@ -71,3 +72,15 @@ def test_parts_of_ones_own_are_listed_with_their_recipe(command: Command, here: 
     out = command("list", "schedules", "--recipe", "mine.yaml").out
     assert "listed_sawtooth: Up and down.\n    teeth (int) = 3: How many.\n" in out
     assert "listed_sawtooth" in command("list", "--recipe", "mine.yaml").out
+
+
+def test_every_pruner_is_listed_with_its_source_its_cost_and_its_needs(command: Command) -> None:
+    blocks = command("list", "pruners").out.split("\n  source: ")[1:]
+    assert len(blocks) == len(family("pruners").names())
+    assert all("\n  cost: " in block and "\n  needs: " in block for block in blocks)
+
+
+def test_the_options_of_a_stage_stand_on_one_line(command: Command) -> None:
+    out = command("list", "pruners", "hydra").out
+    assert "    finetune (options of a stage): Changes to the section ``finetune``.\n" in out + "\n"
+    assert "batch_size" not in out

@@ -14,6 +14,12 @@ PRUNABLE = {
     "cnn_small": 3 * 16 * 16 + 16 * 32 * 16 + 2048 * 100 + 100 * 10,
     "cnn_small_bn": 214_760,
     "cnn_large": 2_465_632,
+    "resnet8_cifar": 16 * 27
+    + 9 * (2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    + 16 * 32
+    + 32 * 64
+    + 64 * 10,
+    "cnn_digits_bn": 32 * 25 + 64 * 32 * 9 + 64 * 4 * 4 * 10,
     "cnn_digits": 32 * 25 + 64 * 32 * 9 + 64 * 4 * 4 * 10,
     "vgg16_bn_cifar": 15_302_848,
 }
@@ -23,7 +29,7 @@ LIGHT = sorted(set(BACKBONES) - {"wrn_28_10"})
 
 def shape(name: str) -> tuple[int, int]:
     """Channels and size of the images a backbone is meant for."""
-    return (1, 8) if name == "cnn_digits" else (3, 32)
+    return (1, 8) if name.startswith("cnn_digits") else (3, 32)
 
 
 def network(name: str, *, seed: int = 0, num_classes: int = 10) -> nn.Module:

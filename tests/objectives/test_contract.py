@@ -11,12 +11,23 @@ from .toys import batch, modes, network
 OURS = {
     *("benign", "pgd", "fgsm", "trades", "free", "gaussian", "stability", "smoothadv"),
     *("ibp", "crown_ibp", "mixtrain"),
+    "pwoa",
 }
 
 
 @pytest.fixture(params=sorted(OURS | set(names())))
 def objective(request):
-    return create(request.param)
+    objective = create(request.param)
+    objective.bind({need: trained() for need in objective.needs})
+    return objective
+
+
+def trained():
+    """Another network than the one that is trained."""
+    model = network().eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(0.1)
+    return model
 
 
 def test_total_is_a_finite_scalar_whose_gradient_reaches_every_parameter(objective):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections import namedtuple
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import nn
 from robustprune.datasets import Splits
 from robustprune.datasets.source import TensorSource
 from robustprune.errors import UsageError
-from robustprune.pipeline.checks import check_counts, check_room
+from robustprune.pipeline.checks import check_counts, check_maskable, check_room
 from robustprune.pipeline.evaluate import evaluate_saved, parts_of
 from robustprune.pipeline.plan import plan
 from robustprune.pipeline.run_folder import RunFolder
@@ -189,3 +190,18 @@ def test_an_empty_test_split_cannot_be_evaluated_on(
     monkeypatch.setattr(type(data), "load", lambda *a, **k: splits(test=0))
     with pytest.raises(UsageError, match="no test images to evaluate on"):
         evaluate_saved({"a": (saved, data, parts)}, console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "density", "said"),
+    [
+        ({"allocation": {"name": "global", "minimum": 4}}, 0.01, "minimum 4 keeps 40 entries"),
+        ({"allocation": "uniform_plus"}, 0.1, "Ask for a higher density"),
+    ],
+)
+def test_allocations_that_cannot_keep_what_they_must_are_refused_before_training(
+    options: dict[str, Any], density: float, said: str
+) -> None:
+    changes = {"methods": [{"name": "hydra", **options}], "densities": [0.5, density]}
+    with pytest.raises(UsageError, match=f"pruner 'hydra': .*{said}"):
+        check_maskable(tiny.recipe({"prune": changes}), copy.deepcopy(PLAIN))

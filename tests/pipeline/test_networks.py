@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustprune import objectives
 from robustprune.artifacts.reading import read_model
 from robustprune.datasets.source import TensorSource
 from robustprune.errors import InvalidError, UsageError
@@ -95,6 +96,24 @@ def test_a_stage_s_own_objective_is_checked_and_counted_with_the_stage() -> None
     assert [problem.place for problem in inconsistencies(wrong)] == [("prune", "accumulate")]
     with pytest.raises(InvalidError, match=r"pretrain\.objective\.epz"):
         tiny.recipe({"pretrain": {"objective": {"name": "pgd", "epz": 1}}})
+
+
+@pytest.mark.slow
+def test_networks_that_no_stage_minimises_by_need_not_be_there(tmp_path: Path) -> None:
+    objective = {"objective": {"name": "pwoa", "eps": None, "steps": None}}  # needs the dense one
+    scratch = {"prune": {"methods": ["snip"], "densities": [0.1]}, "evaluate": []}
+    result = tiny.go(tmp_path / "run", objective, BENIGN, scratch, max_steps=1)
+    assert [entry["name"] for entry in result.networks] == ["snip-0.1"]
+
+
+def test_objectives_need_no_other_network_than_the_dense_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(objectives.get("pgd"), "needs", ("dense", "benign"))
+    (problem,) = inconsistencies(tiny.recipe(tiny.SMALL, BENIGN))
+    assert problem.place == ("prune", "methods", 0)
+    assert "objective 'pgd' needs 'benign', which means nothing" in problem.message
+    assert problem.message.endswith("may need: dense.")
 
 
 @pytest.mark.slow

@@ -120,5 +120,7 @@ def test_what_a_structure_cannot_do_is_a_problem_of_the_recipe() -> None:
     assert [problem.place for problem in problems] == [("prune", "methods", 1, "structure")] * 2
     assert problems[0].message.startswith(f"{two}: its density is 0.5, not 0.1, 0.01.")
     assert problems[1].message.startswith(f"{two} in every layer, which allocation 'erk' does not")
+    _, few = inconsistencies(recipe(structure="n_m", allocation={"name": "uniform", "minimum": 4}))
+    assert "Leave allocation.minimum out" in str(few)
     for name in {*structures.names()} - {"n_m"}:
         assert inconsistencies(recipe(structure=name, allocation="erk")) == []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprune import objectives, pruners
-from robustprune.masking import MaskedModel, attach
+from robustprune.masking import MaskedModel, attach, select
 from robustprune.pruners import Context, Method, Pruner, Stage
 from robustprune.recipe import StageOptions
 from robustprune.training import optimizers, schedules
@@ -48,9 +48,10 @@ def batches(size, per_class=None):
 
 def context(pruner: Pruner, density: float = 0.1, *, seed: int = 0, **given: Any) -> Context:
     """What `pruner` may ask for, at hand."""
-    state = network().state_dict()
-    ones = attach(network()).masks
-    checkpoints = {n: ones if n.startswith("mask:") else state for n in pruner.needs()}
+    state, others = network().state_dict(), attach(network(), structure=pruner.structure)
+    weights = {name: weight.abs() for name, weight in others.weights.items()}
+    masks = select(weights, density, allocation=pruner.allocation, structure=pruner.structure)
+    checkpoints = {n: masks if n.startswith("mask:") else state for n in pruner.needs()}
     usual = {
         "objective": objectives.create("benign"),
         "generator": torch.Generator().manual_seed(seed),

@@ -1,11 +1,13 @@
 import pytest
 import torch
 
-from tests.pruners.nets import at_work, linear, progress
+from robustprune import objectives, pruners
+from robustprune.errors import UsageError
+from tests.pruners.nets import at_work, linear, progress, sections
 
 
-def begun(**options):
-    method, masked, stages = at_work("radmm", linear([4.0, -3.0, 2.0, 1.0]), 0.5, **options)
+def begun(name="radmm", **options):
+    method, masked, stages = at_work(name, linear([4.0, -3.0, 2.0, 1.0]), 0.5, **options)
     admm, finetune = stages
     method.begin(admm, masked)
     return method, masked, admm, finetune
@@ -35,6 +37,63 @@ def test_duals_move_every_so_many_epochs_and_rho_grows():
     assert method.u["1.weight"].tolist() == [[0.0, -3.0, 0.0, 2.0]]
 
 
+def test_two_cycles_of_admm_by_hand():
+    """Steps of SGD on the penalty alone: W ← W − lr·ρ·(W − Z + U); ρ stays."""
+    method, masked, admm, _ = begun("admm", rho=1.0, every=1)
+    (weight,) = masked.weights.values()
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    seen = []
+    for epoch in (0, 1):
+        optimizer.zero_grad()
+        method.penalty(admm, masked, progress(0, epoch=epoch)).backward()
+        optimizer.step()
+        method.after_epoch(admm, masked, optimizer, progress(0, epoch=epoch), {})
+        (z,), (u,) = method.z.values(), method.u.values()
+        seen.append((weight.tolist()[0], z.tolist()[0], u.tolist()[0]))
+    # Z = 4, -3, 0, 0 and U = 0: the two others are halved, and U takes them up
+    assert seen[0] == ([4.0, -3.0, 1.0, 0.5], [4.0, -3.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5])
+    # W − Z + U = 0, 0, 2, 1: they reach 0, and U stays
+    assert seen[1] == ([4.0, -3.0, 0.0, 0.0], [4.0, -3.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5])
+    assert method.rho == 1.0
+
+
+def test_rho_grows_no_further_than_asked():
+    method, masked, admm, _ = begun("admm", rho=0.5, rho_growth=3.0, rho_most=1.0, every=1)
+    method.after_epoch(admm, masked, None, progress(0, epoch=0), {})
+    assert method.rho == 1.0
+
+
+def trained(**options):
+    return pruners.create("admm", **options).stages(0.5, sections())
+
+
+def test_the_learning_rate_goes_by_cycles_as_long_as_those_of_admm():
+    admm, finetune = trained(every=3)
+    rates = [admm.options.schedule(progress(0, epoch=epoch)) for epoch in range(6)]
+    assert rates == pytest.approx([1, 0.1, 0.01, 1, 0.1, 0.01])
+    assert finetune.options.schedule.registered_name == "cosine"
+
+
+def test_a_schedule_of_ones_own_wins():
+    assert trained(cycle=False)[0].options.schedule.registered_name == "cosine"
+    assert trained(admm={"schedule": "constant"})[0].options.schedule.registered_name == "constant"
+
+
+@pytest.mark.parametrize(("every", "refused"), [(3, False), (4, True)])
+def test_a_stage_that_ends_before_the_first_update_is_refused(every, refused):
+    pruner, benign = pruners.create("admm", every=every), objectives.create("benign")
+    admm, finetune = pruner.stages(0.5, sections())  # three epochs each
+    said = list(pruner.problems(admm, benign))
+    assert len(said) == refused
+    assert all("updated after 4 epochs, and stage 'admm' has 3: set every to 1" in s for s in said)
+    assert not list(pruner.problems(finetune, benign))
+
+
+def test_it_goes_by_the_section_finetune():
+    with pytest.raises(UsageError, match=r"finetune\.epochs"):
+        pruners.create("admm").stages(0.5, {})
+
+
 @pytest.mark.parametrize(("reference", "factor"), [(False, 1), (True, 3)])
 def test_the_references_factor_is_an_option(reference, factor):
     method, masked, admm, _ = begun(rho=0.5, rho_growth=1.0, every=1, reference_factor=reference)
@@ -52,6 +111,7 @@ def test_nothing_is_masked_until_finetuning_and_then_the_largest_weights_are_kep
     method.begin(finetune, masked)
     assert masked.masks["1.weight"].tolist() == [[True, True, False, False]]
     assert method.penalty(finetune, masked, progress(0)) is None
+    assert (method.state_dict()["z"], method.state_dict()["u"]) == ({}, {})  # not saved on and on
 
 
 def test_state_goes_round():

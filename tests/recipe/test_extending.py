@@ -3,13 +3,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from robustprune.errors import UsageError
 from robustprune.recipe import load_recipe
-from robustprune.recipe.document import merged, read_extended
+from robustprune.recipe.document import changes, merged, read_extended
 
 from .conftest import GOOD
 from .test_load import problems
@@ -166,3 +167,20 @@ def test_imports_are_relative_to_the_file_that_names_them(files: Files, own_part
     assert f"looked for here{os.sep}..{os.sep}there{os.sep}loss_there.py" in found
     Path("loss_there.py").write_text(LOSS.format(name="there"))
     assert load_recipe("here/own.yaml").imports == ["loss_there.py"], "of the working directory"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": {"name": "x", "b": 1, "c": 2}, "l": [1, 2]}, {}),
+        ({"a": {"name": "x", "b": 3, "c": 2}, "l": [1, 2]}, {"a": {"b": 3}}),
+        ({"a": {"name": "y", "b": 1}, "l": [1, 2]}, {"a": {"name": "y", "b": 1}}),
+        ({"a": "x", "l": [1, 3], "n": 1}, {"a": "x", "l": [1, 3], "n": 1}),
+        ({"a": {"name": "x", "b": 1}, "l": [1, 2]}, None),
+        ({"l": [1, 2]}, None),
+    ],
+)
+def test_changes_are_what_merging_needs(values: dict[str, Any], expected: Any) -> None:
+    base = {"a": {"name": "x", "b": 1, "c": 2}, "l": [1, 2]}
+    assert changes(base, values) == expected
+    assert expected is None or merged(base, expected) == values

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from robustprune import pruners
 from robustprune.components import build
 from robustprune.recipe import Recipe, load_recipe
 from robustprune.recipe.document import dump
@@ -67,7 +68,10 @@ SETTINGS: dict[str, tuple[set[str], tuple[int, ...], tuple[Any, ...], int, dict[
         {"name": "free", "eps": 4 / 255, "step_size": 4 / 255, "replays": 4},
     ),
 }
-WHOLE = [path for path in sorted(PAPER.glob("*.yaml")) if not path.stem.startswith("study_")]
+# HYDRA's own; the others are of a method's own source: <method>_<data>_<network>
+OURS = ("cifar10_", "svhn_", "imagenet_", "study_")
+HYDRAS = [path for path in sorted(PAPER.glob("*.yaml")) if path.stem.startswith(OURS)]
+WHOLE = [path for path in HYDRAS if not path.stem.startswith("study_")]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,7 @@ def test_it_is_valid_and_cites_what_a_run_of_it_reports(path: Path, validator: A
     if path.parent == PAPER:
         assert recipe.name == f"paper-{path.stem.replace('_', '-')}"
         assert bool(cited) != ("# paper: not transcribed\n" in text)
+    if path in HYDRAS:
         assert recipe.prune is None or recipe.prune.optimizer.model_dump()["weight_decay"] == 1e-4
 
 
@@ -181,3 +186,14 @@ def networks(recipe: Recipe) -> set[str]:
         return {"dense"}
     densities = recipe.prune.densities
     return {"dense"} | {m.network(d) for m in recipe.prune.methods for d in densities}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("folder", ["zoo", "paper"])
+def test_every_method_has_a_recipe_of_the_zoo_and_one_of_its_own_setting(folder: str) -> None:
+    named = {
+        method.registered_name
+        for path in (RECIPES / folder).rglob("*.yaml")
+        if (prune := load_recipe(path).prune) is not None
+        for method in prune.methods
+    }
+    assert named >= set(pruners.names()) - {"random"}  # which has no setting of its own

@@ -118,3 +118,15 @@ def test_a_schedule_without_a_method_says_what_it_lacks():
 
     with pytest.raises(TypeError, match="Mine must define __call__"):
         Mine()(at(0))
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 1), (1, 1), (2, 0.5), (4, 0.25), (5, 0.25)])
+def test_cyclic_falls_at_each_third_and_is_reset(epoch, factor):
+    schedule = schedules.create("cyclic", epochs=6, gamma=0.5)
+    assert schedule(at(0.3, epoch)) == schedule(at(0.9, epoch + 6)) == factor
+
+
+def test_cycles_that_thirds_do_not_divide():
+    schedule = schedules.create("cyclic", epochs=4, gamma=0.1)
+    factors = [schedule(at(0, epoch)) for epoch in range(5)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.01, 1])  # the thirds begin at 4/3 and 8/3

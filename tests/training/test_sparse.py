@@ -152,6 +152,7 @@ def test_what_was_chosen_is_kept_by_a_stage_that_goes_on(
 # -- with kernels ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernels.available() is not None, reason=str(kernels.available()))
 @pytest.mark.parametrize("objective", [PGD, objectives.create("trades", steps=2)])
 def test_kernels_train_as_torch_does_and_a_stage_goes_on_to_the_same_bits(

@@ -39,6 +39,7 @@ def gradients(tmp_path, kind, objective, *, scales=False, pruner=None, **options
     return spy._grads[0], entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 @pytest.mark.parametrize(
     ("kind", "pruner"),

@@ -37,6 +37,7 @@ def stopping(objective: Objective, at: int) -> Objective:
     return Stopping(**{k: v for k, v in dict(objective).items() if k != "name"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, STEPS - 1, STEPS, STEPS * EPOCHS - 1])
 @pytest.mark.parametrize("kind", toys.KINDS)
 def test_it_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, kind: str, at: int) -> None:
