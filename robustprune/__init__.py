@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from robustprune.models import create_model
     from robustprune.objectives import Loss, Objective
     from robustprune.pipeline import RunResult, run
+    from robustprune.pipeline.tuning import tune
     from robustprune.pruners import Context, Method, Pruner, Stage
     from robustprune.recipe import Recipe, StageChanges, StageOptions, load_recipe
     from robustprune.training import optimizers, schedules
@@ -40,7 +41,7 @@ __all__ += ["Objective", "OptimizerPart", "Progress", "Pruner", "Recipe", "RunRe
 __all__ += ["Stage", "StageChanges", "StageOptions", "Structure", "UsageError", "__version__"]
 __all__ += ["allocations", "backends", "create_model", "datasets", "evaluators", "load_model"]
 __all__ += ["load_recipe", "masking", "measures", "objectives", "optimizers", "pruners", "run"]
-__all__ += ["schedules", "sparse", "structures"]
+__all__ += ["schedules", "sparse", "structures", "tune"]
 
 _HOMES = {
     "robustprune.artifacts.backends": "backends Backend",
@@ -56,6 +57,7 @@ _HOMES = {
     "robustprune.models": "create_model",
     "robustprune.objectives": "objectives Loss Objective",
     "robustprune.pipeline": "RunResult run",
+    "robustprune.pipeline.tuning": "tune",
     "robustprune.pruners": "pruners Context Method Pruner Stage",
     "robustprune.recipe": "Recipe StageChanges StageOptions load_recipe",
     "robustprune.training.optimizers": "optimizers OptimizerPart",

@@ -5,6 +5,7 @@ it.
 
   robustprune run recipes/quickstart.yaml         dense, HYDRA and magnitude pruning on real digits
   robustprune check recipes/quickstart.yaml       what that would do, without training
+  robustprune tune recipes/quickstart.yaml --over 'prune.optimizer.lr=log(0.1,1000)' --trials 15
   robustprune list objectives                     what a recipe can name, with every option
   robustprune evaluate runs/…/model.safetensors   what a saved network withstands, by attacks
   robustprune verify runs/…/model.safetensors     the same proved, by bounds on its logits
@@ -33,6 +34,7 @@ from robustprune.version import __version__
 
 COMMANDS = {
     "run": "run recipes",
+    "tune": "search options of a recipe for the lowest loss on the validation split",
     "check": "validate recipes and show what one would do",
     "list": "list what recipes can name",
     "show": "show a recipe, a model file or a run folder",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -110,6 +112,18 @@ def outcome_of(error: BaseException) -> Outcome:
     trace = "".join(traceback.format_exception(error))
     fault = "this is a fault of robustprune, not of your input. Please report it."
     return Outcome(FAULT, kind, f"{trace}error: {fault}")
+
+
+def resumable(outcome: Outcome, words: Sequence[str]) -> Outcome:
+    """Return the same, with the line that goes on: the words of the command, and ``--resume``."""
+    line = shlex.join(["robustprune", *(word for word in words if word != "--resume"), "--resume"])
+    if outcome.code == INTERRUPTED:
+        text = f"interrupted; what was finished is kept.\nResume with: {line}"
+    elif outcome.is_of(errors.FullDiskError):
+        text = f"{outcome.text} with: {line}"
+    else:
+        text = f"{outcome.text} What was finished is kept. Resume with: {line}"
+    return replace(outcome, text=text)
 
 
 def launched() -> bool:

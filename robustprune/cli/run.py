@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING
 from robustprune import errors
 from robustprune.cli.arguments import add_processes, add_recipes, option
 from robustprune.cli.launching import is_main, launch, processes
-from robustprune.cli.outcome import DIED, INTERRUPTED, CommandError, Outcome, launched, outcome_of
+from robustprune.cli.outcome import (
+    DIED,
+    CommandError,
+    Outcome,
+    launched,
+    outcome_of,
+    resumable,
+)
 from robustprune.stopping import orderly, stoppable
 
 if TYPE_CHECKING:  # torch and rich come with them
@@ -169,17 +176,10 @@ def _words(variant: Variant, arguments: Namespace, *, resume: bool) -> list[str]
 
 def _with_resume_line(outcome: Outcome, variant: Variant, arguments: Namespace) -> Outcome:
     died = outcome.kind == DIED
-    text = f"error: {outcome.text}" if died else outcome.text
+    outcome = replace(outcome, text=f"error: {outcome.text}") if died else outcome
     if (died or outcome.is_of(*_RESUMABLE)) and _has_begun(variant, arguments):
-        words = [word for word in arguments.words if word != "--resume"]
-        line = shlex.join(["robustprune", *words, "--resume"])
-        if outcome.code == INTERRUPTED:
-            text = f"interrupted; what was finished is kept.\nResume with: {line}"
-        elif outcome.is_of(errors.FullDiskError):
-            text = f"{text} with: {line}"
-        else:
-            text = f"{text} What was finished is kept. Resume with: {line}"
-    return replace(outcome, text=text)
+        return resumable(outcome, arguments.words)
+    return outcome
 
 
 def _has_begun(variant: Variant, arguments: Namespace) -> bool:

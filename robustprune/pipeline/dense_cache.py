@@ -84,7 +84,7 @@ class DenseCache:
             except OSError as error:
                 raise UsageError(
                     f"cannot write to {self.folder}, where dense networks are shared: "
-                    f"{error.strerror}. Mend that, or train this run's own with --fresh."
+                    f"{error.strerror}. Mend that, or let `robustprune run --fresh` train its own."
                 ) from None
             yield
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from robustprune.families import metric_of
 
-RUN_FILES = ("recipe.yaml", "results.json", "imports", "report")
+RUN_FILES = ("recipe.yaml", "results.json", "best.yaml", "imports", "report")
 """Files and folders of a run folder that are uploaded to the parent run where they exist."""
 NETWORK_FILES = ("history.json", "images.parquet")
 """Files of a network's folder that are uploaded to its run, beside the model."""
@@ -78,14 +78,18 @@ def describe_network(
     The names of the recipe's objective, dataset and model, its seed and the radius of each
     evaluator (``pgd.eps``) are repeated here, because MLflow filters, groups and compares runs by
     what they carry themselves. The pruner of a dense network is ``none``: charts leave out no run.
+    A trial of a study has the ``values`` that it tries instead, which may be other names than the
+    recipe's, and a tag that says how it ``ended``.
     """
     recipe = results.get("params") or {}
-    names = {"pruner": entry.get("pruner") or "none", **_components(recipe)}
+    trial = "values" in entry
+    names = {} if trial else {"pruner": entry.get("pruner") or "none", **_components(recipe)}
     params = names | _known(entry, "density") | _known(results, "seed", "max_steps")
+    params |= entry.get("values") or {}
     for evaluator in recipe.get("evaluate") or ():
         if evaluator.get("eps") is not None:
             params[f"{metric_of(evaluator)}.eps"] = evaluator["eps"]
-    tags = names | _known(results, "recipe") | {"network": entry["name"]}
+    tags = names | _known(results, "recipe") | {"network": entry["name"]} | _known(entry, "ended")
     if dead := entry.get("dead"):
         tags["dead"] = f"class {dead['answer']} for all {dead['images']} images"
         tags["mlflow.note.content"] = f"A dead network: it answers {tags['dead']}."

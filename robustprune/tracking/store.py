@@ -217,10 +217,11 @@ class Store:
         self._client.update_run(run_id, status="RUNNING")
         if (model := logged_model(self._client, run)) is not None:
             self._models[run_id] = model
-        self._written[run_id] = {
-            key: {metric.step for metric in self._client.get_metric_history(run_id, key)}
-            for key in run.data.metrics
-        }
+        if run_id not in self._written:  # else what is pending is known, too
+            self._written[run_id] = {
+                key: {metric.step for metric in self._client.get_metric_history(run_id, key)}
+                for key in run.data.metrics
+            }
         return run
 
     def _create(self, network: str | None, name: str) -> Run:

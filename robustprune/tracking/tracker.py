@@ -33,19 +33,32 @@ class Tracker:
 
     Arguments and methods are those of `robustprune.tracking.store.Store`; methods return at once.
     Nothing is recorded where ``options`` switch tracking off. ``warn`` is told, once and possibly
-    from another thread, that tracking has stopped; ``where`` is a line for people on where the run
-    is recorded, or that it is not.
+    from another thread, that tracking has stopped, and how the run is recorded ``later``: by
+    `import_run`, unless said otherwise. ``where`` is a line for people on where the run is
+    recorded, or that it is not.
 
     Raises:
         UsageError: the store's address cannot work (see `check_store`).
     """
 
     def __init__(
-        self, options: TrackingOptions, *, folder: Path, runs: Path, warn: Callable[[str], None]
+        self,
+        options: TrackingOptions,
+        *,
+        folder: Path,
+        runs: Path,
+        warn: Callable[[str], None],
+        later: str = "",
     ) -> None:
         check_store(options, runs)
         self.where = describe_store(options, runs)
         self._options, self._folder, self._runs, self._tell = options, folder, runs, warn
+        uri = (
+            f", uri={redact(options.uri)!r}" if options.uri else ""
+        )  # the run folder's is not taken
+        self._later = later or (
+            f"import it later with robustprune.tracking.import_run({str(folder)!r}{uri})"
+        )
         self._jobs: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         if not options.enabled:
@@ -115,11 +128,9 @@ class Tracker:
             return
         self._stopped.set()
         self.where = "MLflow: tracking stopped, see the warning for how to import the run later"
-        uri = self._options.uri  # a recipe's address is not taken from the run folder
-        into = f", uri={redact(uri)!r}" if uri else ""
         self._warn(
-            f"MLflow tracking stopped: {reason.rstrip('.')}. The run folder has everything; import "
-            f"it later with robustprune.tracking.import_run({str(self._folder)!r}{into})."
+            f"MLflow tracking stopped: {reason.rstrip('.')}. The run folder has everything; "
+            f"{self._later}."
         )
 
     def _warn(self, text: str) -> None:

@@ -72,6 +72,7 @@ def test_any_number_of_classes(classes):
         assert loss < (2 if method == "ibp" else 0.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bounds_are_not_vacuous(name):
     model, x, y = network(name), images(), labels()

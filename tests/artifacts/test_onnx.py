@@ -74,6 +74,7 @@ def rewritten(digits, tmp_path, change):
     return tmp_path / "net.onnx"
 
 
+@pytest.mark.slow
 def test_a_file_rewritten_without_a_change_is_read(digits, tmp_path):
     assert read_model(rewritten(digits, tmp_path, lambda proto: None)).metadata == document()
 

@@ -47,6 +47,7 @@ def test_it_times_every_engine_at_every_batch_and_shows_size_and_layers(
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_it_says_what_could_not_be_measured(
     command: Command, here: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -83,5 +84,5 @@ def test_examples_in_the_help_are_valid(name: str, command: Command) -> None:
     text = command(name, "--help").out
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("robustprune ")]
     for line in lines:
-        words = line.split("     ")[0].split(">")[0].split()[1:]
+        words = shlex.split(line.split("     ")[0].split(">")[0])[1:]
         assert parser().parse_args(words)

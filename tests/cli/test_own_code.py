@@ -146,6 +146,7 @@ def test_it_does_everything_that_a_built_in_one_does(
     assert (here / "again" / "dense" / "model.safetensors").read_bytes() == model.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "code", "words"),
     [

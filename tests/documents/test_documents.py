@@ -57,6 +57,15 @@ def write(path: Path, recipe: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["pruners", "allocations"])
+def test_every_method_and_allocation_has_one_row_on_their_page(name: str):
+    rows = [row for row in (ROOT / "docs/methods.md").read_text().splitlines() if row[:3] == "| `"]
+    named = [row.split("`")[1] for row in rows]
+    assert len(set(named)) == len(named)
+    assert set(named) >= set(family(name).names())
+    assert set(named) <= {*family("pruners").names(), *family("allocations").names()}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Overwriting all_conv")  # timm forgets no model
 @pytest.mark.parametrize("document", [*filter(snippets, DOCUMENTS)])

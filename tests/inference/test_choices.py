@@ -125,6 +125,7 @@ def test_a_network_that_gains_is_sparse_and_its_choices_make_it_again() -> None:
     assert parts[0] == parts[1]
 
 
+@pytest.mark.slow
 def test_few_is_where_going_one_by_one_ceases_to_pay() -> None:
     class ByGroup(ReferenceProgram):
         def __call__(self, images: Array) -> Array:
@@ -146,6 +147,7 @@ def test_few_is_where_going_one_by_one_ceases_to_pay() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "reason"),
     [(Slow, "no layer is faster sparse"), (Slower, "the whole is not faster sparse")],

@@ -44,6 +44,7 @@ def segments(network: nn.Module) -> list[Segment]:
     return [part for part in network.modules() if isinstance(part, Segment)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("middle", [(), (nn.Conv2d(16, 16, 1), nn.GELU())])
 def test_a_residual_network(middle: tuple[nn.Module, ...]) -> None:
     network = residual()

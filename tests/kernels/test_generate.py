@@ -47,6 +47,7 @@ KERNELS: dict[str, Callable[[int], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_compiles_for_another_machine(machine: str, name: str) -> None:

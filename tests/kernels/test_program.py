@@ -157,6 +157,7 @@ def gradients(
     return leaf.grad.numpy(), weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_agrees_with_torch(name: str) -> None:
     check(NETWORKS[name], SHAPE, counts=(1, 3, 21))
@@ -204,6 +205,7 @@ def any_convolution(seed: int) -> tuple[list[Operation], tuple[int, ...]]:
     return [made], (inputs, *size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_any_convolution_agrees_with_torch(seed: int) -> None:
     operations, shape = any_convolution(seed)

@@ -241,6 +241,7 @@ def test_a_run_records_its_choices_and_keeps_them(made: Made, tmp_path: Path) ->
     assert b"sparse" not in saved  # files of the same recipe are the same, whatever is measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "number"), [("clean", 0), ("pgd", 1)])
 def test_interrupted_and_resumed_is_as_uninterrupted(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, number: int

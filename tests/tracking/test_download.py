@@ -57,6 +57,7 @@ def test_a_run_is_known_by_its_name_and_by_its_folders(
     assert download_run(name, world.uri, tmp_path).name == world.id
 
 
+@pytest.mark.slow
 def test_a_networks_run_stands_for_its_recipes(world: World, tmp_path: Path) -> None:
     ids = json.loads((world.folder / "state" / "mlflow.json").read_text())["networks"]
     assert download_run(ids["dense"], world.uri, tmp_path).name == world.id

@@ -57,6 +57,14 @@ def test_parameters_are_flattened_with_dots_and_numbered_like_the_command_line()
     }
 
 
+def test_a_trial_has_the_values_that_it_tries_and_no_names_of_the_recipe() -> None:
+    results = {"recipe": "r", "seed": 3, "params": {"model": {"name": "m"}}}
+    entry = {"name": "trial-0", "values": {"model.name": "n"}, "ended": "finished"}
+    params, tags = describe_network(entry, results)
+    assert params == {"seed": 3, "model.name": "n"}
+    assert tags == {"recipe": "r", "network": "trial-0", "ended": "finished"}
+
+
 def test_parameter_values_are_short_text() -> None:
     assert param_text([0.1, 0.01]) == "[0.1, 0.01]"
     assert param_text(None) == "None"

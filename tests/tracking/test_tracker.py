@@ -124,6 +124,22 @@ def test_a_child_is_a_network_with_its_epochs_density_and_final_numbers(world: W
     assert seen["files"] == ["history.json", "images.parquet"]
 
 
+@pytest.mark.slow
+def test_an_epoch_that_is_told_again_before_it_was_written_is_there_once(
+    world: World, tmp_path: Path
+) -> None:
+    from robustprune.tracking.store import Store
+
+    store = Store(world.options, folder=tmp_path, runs=world.runs, warn=world.warnings.append)
+    (tmp_path / "state").mkdir()
+    store.start(RESULTS)
+    for _ in range(2):
+        store.network({"name": "a"}, RESULTS)
+        store.metrics("a", {"val_loss": 1.0}, step=1)
+    store.flush()
+    assert world.seen(world.ids(tmp_path)["a"])["metrics"] == {"val_loss": [(1, 1.0)]}
+
+
 def test_every_run_has_the_datasets_as_inputs(world: World) -> None:
     for run_id in world.ids(world.folder).values():
         training, test = world.seen(run_id)["inputs"]
