@@ -9,7 +9,7 @@ from typing import Any
 
 from robustprune.errors import UsageError
 from robustprune.pipeline.checks import check_counts, check_maskable
-from robustprune.pipeline.networks import Network, networks, objective_of
+from robustprune.pipeline.networks import Network, networks
 from robustprune.pipeline.plan import Plan, plan
 from robustprune.pipeline.spaces import Space
 from robustprune.pruners import Stage
@@ -119,7 +119,7 @@ def judged(recipe: Recipe) -> list[Network]:
 def final_objective(recipe: Recipe, stages: list[Stage]) -> dict[str, Any]:
     """The objective of the last of some stages that is trained, as plain values."""
     trained = [stage for stage in stages if stage.options is not None]
-    return objective_of(recipe, trained[-1]).model_dump(mode="json") if trained else {}
+    return recipe.objective_of(trained[-1].options).model_dump(mode="json") if trained else {}
 
 
 def _compared(recipe: Recipe) -> list[Any]:

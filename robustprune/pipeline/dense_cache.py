@@ -149,7 +149,7 @@ def determinants(
     document = recipe.document()
     assert data.train is not None
     assert recipe.pretrain is not None
-    objective: Part = recipe.pretrain.objective or recipe.objective
+    objective: Part = recipe.objective_of(recipe.pretrain)
     held_out = None if data.validation is None else data.validation.digest()
     imports = {name: recipe.files.get(name) for name in recipe.imports}
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from robustprune.objectives import Objective
 from robustprune.pruners import Pruner, Stage
 from robustprune.recipe import Recipe
 
@@ -53,31 +52,14 @@ def pruners_of(recipe: Recipe) -> list[Pruner]:
 
 def wants_dense(recipe: Recipe) -> bool:
     """True if a dense network is trained: not if every pruner starts from an untrained one."""
-    needs = _needs(recipe)
+    needs = recipe.needs()
     return not needs or "dense" in needs or bool(kept_epochs(recipe))
 
 
 def kept_epochs(recipe: Recipe) -> list[int]:
     """The epochs of pretraining whose weights pruners need."""
-    epochs = [need for need in _needs(recipe) if need.startswith(EPOCH)]
+    epochs = [need for need in recipe.needs() if need.startswith(EPOCH)]
     return sorted(int(need.removeprefix(EPOCH)) for need in epochs)
-
-
-def _needs(recipe: Recipe) -> set[str]:
-    """The needs of every pruner, and of what its stages minimise."""
-    found: set[str] = set()
-    for pruner in pruners_of(recipe):
-        assert recipe.prune is not None
-        found.update(pruner.needs())
-        for stage in pruner.stages(recipe.prune.densities[0], recipe.stages):
-            found.update(objective_of(recipe, stage).needs)
-    return found
-
-
-def objective_of(recipe: Recipe, stage: Stage) -> Objective:
-    """The objective that a stage minimises: its own, or the recipe's."""
-    own = None if stage.options is None else stage.options.objective
-    return own or recipe.objective  # type: ignore[return-value]
 
 
 def _ordered(pruners: list[Pruner]) -> list[Pruner]:

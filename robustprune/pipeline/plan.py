@@ -74,7 +74,7 @@ class Plan:
             for stage in network.stages:
                 if (options := stage.options) is None:
                     continue
-                objective: Objective = options.objective or self.recipe.objective  # type: ignore[assignment]
+                objective: Objective = self.recipe.objective_of(options)
                 steps = steps_of(options, self.data, objective, seed=self.recipe.seed)
                 epochs = options.epochs - stage.start
                 total += epochs * steps

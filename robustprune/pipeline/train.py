@@ -20,7 +20,7 @@ from robustprune.models import create_model
 from robustprune.objectives import Objective
 from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.initial_network import initial_network, shape
-from robustprune.pipeline.networks import EPOCH, MASK, Network, kept_epochs, objective_of
+from robustprune.pipeline.networks import EPOCH, MASK, Network, kept_epochs
 from robustprune.pipeline.run_folder import RunFolder
 from robustprune.pruners import Context, Method, Stage
 from robustprune.recipe import Recipe
@@ -100,7 +100,7 @@ class NetworkTrainer:
             batches=lambda size, per_class=None: self._batches(network, size, per_class),
             checkpoints=checkpoints,
         )
-        minimised = (objective_of(self.recipe, stage) for stage in network.stages)
+        minimised = (self.recipe.objective_of(stage.options) for stage in network.stages)
         if any(objective is self.recipe.objective for objective in minimised):
             self._bind(context.objective, network)  # where none does, what it needs may be missing
         self._train(network, masked, pruner.method(context))
@@ -125,7 +125,7 @@ class NetworkTrainer:
             del source["root"]
         # attacks and certificates are chosen by what the network minimised last
         trained = [stage.options for stage in network.stages if stage.options is not None]
-        objective = (trained[-1].objective if trained else None) or recipe.objective
+        objective = recipe.objective_of(trained[-1] if trained else None)
         facts = {
             "format": FORMAT,
             **self.folder.origin,
@@ -184,7 +184,7 @@ class NetworkTrainer:
         keep = {epoch: self.folder.epoch(epoch) for epoch in epochs}
         history: History = []
         for stage in network.stages:
-            self._bind(objective_of(self.recipe, stage), network)
+            self._bind(self.recipe.objective_of(stage.options), network)
             path = self.folder.state(network.name, stage.name)
             history += trainer.train(network.name, stage, masked, method, path, keep=keep)
         return history

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -24,8 +23,7 @@ def inconsistencies(recipe: Recipe) -> list[Problem]:
     needs = {"dense"}
     if recipe.prune is not None:
         pruners: list[Any] = list(recipe.prune.methods)
-        needs = {need for pruner in pruners for need in pruner.needs()}
-        needs |= _needed_by_objectives(recipe, pruners)
+        needs = recipe.needs()
         for index, pruner in enumerate(pruners):
             place = ("prune", "methods", index)
             problems += [*_pruner(recipe, place, pruner), *_needs(recipe, place, pruner)]
@@ -42,29 +40,13 @@ def inconsistencies(recipe: Recipe) -> list[Problem]:
     return problems + _repeated(("evaluate",), metrics, labels)
 
 
-def _needed_by_objectives(recipe: Recipe, pruners: Sequence[Any]) -> set[str]:
-    """The networks that objectives of pruned stages need."""
-    assert recipe.prune is not None
-    needs: set[str] = set()
-    for pruner in pruners:
-        with suppress(UsageError):  # told elsewhere
-            for stage in pruner.stages(recipe.prune.densities[0], recipe.stages):
-                needs.update(_objective(recipe, stage.options).needs)
-    return needs
-
-
 def _named(objective: Any) -> str:
     return f"objective '{objective.registered_name}'"
 
 
-def _objective(recipe: Recipe, options: StageOptions | None) -> Any:
-    """The objective of a stage: its own, or the recipe's."""
-    return (options and options.objective) or recipe.objective
-
-
 def _stage(recipe: Recipe, place: Place, options: StageOptions) -> Iterator[Problem]:
     """List what a stage's options ask for that the recipe cannot give."""
-    objective = _objective(recipe, options)
+    objective = recipe.objective_of(options)
     if place == ("pretrain",) and objective.needs:
         message = f"{_named(objective)} needs the dense network, which this "
         yield Problem((*place, "objective"), f"{message}stage is to make: give it another one.")
@@ -96,8 +78,8 @@ def _pruner(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
         if not 0 <= stage.start < stage.options.epochs:
             message = f"starts at epoch {stage.start} of {stage.options.epochs}: nothing is left."
             yield Problem(place, f"stage '{stage.name}' of {called} {message}")
-    found = [p for s in stages for p in pruner.problems(s, _objective(recipe, s.options))]
-    for objective in (_objective(recipe, stage.options) for stage in stages):
+    found = [p for s in stages for p in pruner.problems(s, recipe.objective_of(s.options))]
+    for objective in (recipe.objective_of(stage.options) for stage in stages):
         means_nothing = "which means nothing. What an objective may need: dense"
         odd = [need for need in objective.needs if need != "dense"]
         found += [f"{_named(objective)} needs '{need}', {means_nothing}" for need in odd]
@@ -124,7 +106,7 @@ def _sparse(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
         names = ", ".join(f"'{stage.name}'" for stage in trained)
         why = f"moves its masks in all that it trains ({names}), and sparse kernels need them fixed"
         yield Problem(place, f"{called} {why}. {remedy}")
-    objectives = [_objective(recipe, stage.options) for stage in still]
+    objectives = [recipe.objective_of(stage.options) for stage in still]
     for name in dict.fromkeys(one.registered_name for one in objectives if not one.calls_only):
         why = f"trains by objective '{name}', which needs the network itself, not a sparse one"
         yield Problem(place, f"{called} {why}. {remedy}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, create_model
 
 from robustprune.components import Options, Part, PartOf
+from robustprune.errors import UsageError
 from robustprune.models.options import ModelOptions
 from robustprune.tracking.options import TrackingOptions
 
@@ -157,6 +159,22 @@ class Recipe(Options):
             prune = StageOptions(**{k: getattr(self.prune, k) for k in StageOptions.model_fields})
         found = {"pretrain": self.pretrain, "prune": prune, "finetune": self.finetune}
         return {name: options for name, options in found.items() if options is not None}
+
+    def objective_of(self, options: StageOptions | None) -> Any:
+        """The objective that a stage minimises: its own, or the recipe's."""
+        return (options and options.objective) or self.objective
+
+    def needs(self) -> set[str]:
+        """The networks that pruners, and what their stages minimise, need; see `Pruner.needs`."""
+        found: set[str] = set()
+        methods: list[Any] = [] if self.prune is None else list(self.prune.methods)
+        for pruner in methods:
+            assert self.prune is not None
+            found.update(pruner.needs())
+            with suppress(UsageError):  # a section is missing, as `inconsistencies` tells
+                for stage in pruner.stages(self.prune.densities[0], self.stages):
+                    found.update(self.objective_of(stage.options).needs)
+        return found
 
     def document(self) -> dict[str, Any]:
         """The resolved recipe as plain values: every option, defaults included."""
