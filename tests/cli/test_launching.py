@@ -32,26 +32,20 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-EVERY = {"name": "rigl", "every": {"steps": 2, "stop": 1.0}}
-MANY = {
-    "data": {"name": "digits", "subset": 128},
-    "model": {"name": "cnn_small_bn"},
-    "objective": {"name": "trades", "eps": 0.1, "steps": 2},
-    "pretrain": {"epochs": 1},
-    "prune": {
-        "methods": ["hydra", "snip", EVERY, {"name": "radmm", "every": 1}],
-        "densities": [0.1],
-        "epochs": 1,
-    },
-    "finetune": {"epochs": 1},
-    "evaluate": [],
-}
 SLOW = {
     "objective": {"name": "benign", "eps": None, "steps": None},
     "pretrain": {"epochs": 3},
     "prune": None,
     "finetune": None,
     "evaluate": [],
+}
+PRUNED = {
+    "prune": {
+        "methods": ["hydra", {"name": "rigl", "every": {"steps": 2, "stop": 1.0}}],
+        "densities": [0.1],
+        "epochs": 1,
+    },
+    "finetune": {"epochs": 1},
 }
 FAULTY = """
 import os, signal
@@ -81,20 +75,6 @@ def typed(here: Path, *words: str | Path) -> Said:
         command, cwd=here, env=environment(), capture_output=True, text=True, timeout=240
     )
     return Said(ran.returncode, ran.stdout, ran.stderr)
-
-
-def test_two_processes_find_one_mask_and_the_same_bits_again(tmp_path: Path) -> None:
-    """The job itself compares the networks of its processes after each epoch, masks included."""
-    recipe = tiny.write(tmp_path, MANY)
-    for out in ("two", "again"):
-        said = typed(tmp_path, "run", recipe, "--out", out, "--processes", "2", "--fresh")
-        assert (said.code, said.err) == (OK, "")
-    assert tiny.models(tmp_path / "two") == tiny.models(tmp_path / "again")
-    results = tiny.results(tmp_path / "two")
-    assert results["environment"]["processes"] == 2
-    assert [entry["name"] for entry in results["networks"]] == ["dense", *(
-        f"{name}-0.1" for name in ("hydra", "snip", "rigl", "radmm"))]  # fmt: skip
-    assert results["networks"][1]["turnover"] > 0
 
 
 def test_two_processes_judge_as_one_does(tmp_path: Path, small: RunResult) -> None:
@@ -136,7 +116,7 @@ def test_a_process_that_dies_ends_the_job_with_one_message(
 def test_a_job_that_is_started_anew_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY)
     objective = {"imports": ["faulty.py"], "objective": {"name": "faulty", "happens": "signal"}}
-    recipe = tiny.write(tmp_path, SLOW, objective)
+    recipe = tiny.write(tmp_path, {**SLOW, **PRUNED}, objective)
     said = typed(tmp_path, "run", recipe, "--processes", "2", "--restarts", "1", "--fresh")
     assert said.code == OK, said.err
     assert "a process had died: started anew" in said.err
@@ -145,9 +125,10 @@ def test_a_job_that_is_started_anew_goes_on_from_the_last_epoch(tmp_path: Path) 
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     history = json.loads((folder / "dense" / "history.json").read_text())
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
-    whole = typed(tmp_path, "run", recipe, "--out", "whole", "--processes", "2", "--fresh")
-    assert whole.code == OK
-    assert tiny.models(folder) == tiny.models(tmp_path / "whole")
+    results = tiny.results(folder)
+    assert results["environment"]["processes"] == 2
+    assert [entry["name"] for entry in results["networks"]] == ["dense", "hydra-0.1", "rigl-0.1"]
+    assert results["networks"][1]["turnover"] > 0
 
 
 def stopped(here: Path, when: Callable[[], bool], *words: str | Path) -> Said:
@@ -170,7 +151,7 @@ def stopped(here: Path, when: Callable[[], bool], *words: str | Path) -> Said:
 
 
 def test_a_scheduler_s_stop_saves_the_step_and_the_line_goes_on(tmp_path: Path) -> None:
-    many: dict[str, Any] = {"pretrain": {"epochs": 40, "batch_size": 8}}
+    many: dict[str, Any] = {"pretrain": {"epochs": 15, "batch_size": 8}}
     recipe = tiny.write(tmp_path, SLOW, many)
     state = tmp_path / "run" / "state" / "dense.pretrain.pt"
     begun = (tmp_path / "run" / "dense" / "history.json").exists  # an epoch has ended
@@ -180,7 +161,7 @@ def test_a_scheduler_s_stop_saves_the_step_and_the_line_goes_on(tmp_path: Path) 
     (line,) = re.findall(r"^Resume with: robustprune (.*)$", said.err, re.MULTILINE)
     assert "--processes 2" in line
     steps = torch.load(state, weights_only=True)["step"]
-    assert 0 < steps < 40 * 16
+    assert 0 < steps < 15 * 16
 
     resumed = typed(tmp_path, *shlex.split(line))
     whole = typed(tmp_path, "run", recipe, "--out", "whole", "--processes", "2", "--fresh")
@@ -192,8 +173,8 @@ def test_a_scheduler_s_stop_saves_the_step_and_the_line_goes_on(tmp_path: Path) 
 
 def test_processes_that_judge_are_stopped_and_go_on(tmp_path: Path, small: RunResult) -> None:
     model = small.folder / "dense" / "model.safetensors"
-    judged = ["evaluate", model, "--evaluator", "pgd:eps=0.1,steps=600,batch_size=5"]
-    judged += ["--samples", "60", "--state", "kept", "--processes", "2"]
+    judged = ["evaluate", model, "--evaluator", "pgd:eps=0.1,steps=300,batch_size=5"]
+    judged += ["--samples", "50", "--state", "kept", "--processes", "2"]
     kept = tmp_path / "kept"
 
     def some() -> bool:
@@ -201,7 +182,7 @@ def test_processes_that_judge_are_stopped_and_go_on(tmp_path: Path, small: RunRe
 
     said = stopped(tmp_path, some, *judged, "--images", "stopped.csv")
     assert said.code == INTERRUPTED, said.err
-    assert 4 <= len(list(kept.rglob("*.safetensors"))) < 12
+    assert 4 <= len(list(kept.rglob("*.safetensors"))) < 10
     (line,) = re.findall(r"^Resume with: robustprune (.*)$", said.err, re.MULTILINE)
     resumed = typed(tmp_path, *shlex.split(line))
     assert (resumed.code, resumed.err) == (OK, "")

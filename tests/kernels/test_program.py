@@ -484,6 +484,6 @@ print("whole")
 @pytest.mark.slow
 @pytest.mark.parametrize("at_end", [True, False])
 def test_nothing_outside_of_arrays_is_touched(at_end: bool) -> None:
-    code = GUARDED.format(at_end=at_end, seeds=60)
+    code = GUARDED.format(at_end=at_end, seeds=40)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr

@@ -177,7 +177,9 @@ def stop_after_steps(patch: pytest.MonkeyPatch, stops: Counter[str], coin: rando
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 def test_two_processes_find_the_same_masks(tmp_path: Path) -> None:
     """The job itself compares its processes' networks after each epoch, masks included."""
-    methods = {"prune": {"methods": SETTINGS, "densities": [0.1]}}
+    first = {setting["name"]: setting for setting in reversed(SETTINGS)}
+    settings = [one for one in SETTINGS if one in (first[one["name"]], SETTINGS[1])]
+    methods = {"prune": {"methods": settings, "densities": [0.1]}}
     recipe = tiny.write(tmp_path, CHANGES, methods)
     command = [sys.executable, "-m", "robustprune", "run", recipe, "--out", "run", "--quiet"]
     ran = subprocess.run(
@@ -190,4 +192,4 @@ def test_two_processes_find_the_same_masks(tmp_path: Path) -> None:
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     names = [entry["name"] for entry in tiny.results(tmp_path / "run")["networks"]]
-    assert names == ["dense", *(f"{label(setting)}-0.1" for setting in SETTINGS)]
+    assert names == ["dense", *(f"{label(setting)}-0.1" for setting in settings)]

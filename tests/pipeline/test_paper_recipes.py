@@ -1,7 +1,7 @@
 """Each recipe of a paper's setting takes two steps a stage, on a few images that mean nothing.
 
 The first recipe of each network has that network and one method; the others have all their methods,
-on a small network.
+on a small network. The settings on SVHN differ from those on CIFAR-10 in their data alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..datasets import fakes
 
 pytestmark = pytest.mark.slow
 
-HYDRAS = ("cifar10_", "svhn_", "imagenet_", "study_")  # others' methods take their steps elsewhere
+HYDRAS = ("cifar10_", "imagenet_", "study_")  # others' methods take their steps elsewhere
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 RECIPES = [path for path in sorted(PAPER.glob("*.yaml")) if path.stem.startswith(HYDRAS)]
 TOO_LARGE = {
@@ -34,9 +34,8 @@ IMAGES = 4
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few images in the layout of every dataset that the recipes name."""
     root = tmp_path_factory.mktemp("data")
-    for name in ("cifar10", "svhn"):
-        for split in ("train", "test"):
-            fakes.write_split(root / name, split, datasets.create(name), IMAGES)
+    for split in ("train", "test"):
+        fakes.write_split(root / "cifar10", split, datasets.create("cifar10"), IMAGES)
     fakes.write_folders(root / "imagefolder", each=IMAGES // 2, size=40)
     np.savez(root / "extra.npz", images=fakes.pixels(4, 3, 32), labels=np.zeros(4, np.int64))
     return root
