@@ -7,8 +7,10 @@ registries by name, and messages that say what to write instead.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -28,12 +30,23 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from robustprune.arithmetic import numbers
-from robustprune.errors import ContractError, InvalidError, Place, Problem, UsageError, nearest
+from robustprune.errors import (
+    ContractError,
+    InvalidError,
+    MissingDependencyError,
+    Place,
+    Problem,
+    UsageError,
+    nearest,
+    synonyms,
+)
 from robustprune.families import family
 from robustprune.messages import sentence, shown
 from robustprune.paths import usable
 
 Model = TypeVar("Model", bound=BaseModel)
+_EXPLAINED = ("string_pattern_mismatch", "literal_error", "greater_than", "less_than_equal")
+"""Faults of a value of the right type, which the option's description helps to mend."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,15 @@ class Options(BaseModel):
         protected_namespaces=(),
         defer_build=True,
     )
+
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Modules that it imports when it is used, and that may not be there; see `check_installed`."""
+    install: ClassVar[str] = ""
+    """The command that installs them; that of pip if it is empty."""
+
+    def requires(self) -> tuple[str, ...]:
+        """The modules that it needs with these options: `libraries`, if nothing else is said."""
+        return self.libraries
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -158,17 +180,93 @@ def build(schema: type[Model], data: Any, place: Place = ()) -> Model:
         raise InvalidError(Problem((*place, *d["loc"]), sentence(d)) for d in details) from None
 
 
+def check_installed(*groups: Options) -> None:
+    """Make sure that the modules are there that options, and the parts in them, need.
+
+    They are looked for and not imported, so that this can be done before anything else is.
+
+    Raises:
+        MissingDependencyError: some are not; it says who needs them and how to install them.
+    """
+    missing: dict[str, dict[str, list[str]]] = {}
+    for options in _inside(groups):
+        group = type(options).__name__.removesuffix("Options").lower()
+        who = getattr(options, "registered_name", "") or group
+        for name in options.requires():
+            if not is_installed(name):
+                install = options.install or f"pip install {name}"
+                missing.setdefault(install, {}).setdefault(name, []).append(who)
+    lines = []
+    for install, libraries in missing.items():
+        named = [f"{name} ({', '.join(dict.fromkeys(who))})" for name, who in libraries.items()]
+        lines.append(f"not installed, and needed: {', '.join(named)}. Install with\n    {install}")
+    if lines:
+        raise MissingDependencyError("\n".join(lines))
+
+
+def is_installed(module: str) -> bool:
+    """True if a module could be imported, or has been; it is not imported for that."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # of the package around it; made by hand
+        return sys.modules.get(module) is not None
+
+
+def _inside(values: Iterable[Any]) -> Iterator[Options]:
+    """All groups of options among the values, and in them, however deep."""
+    for value in values:
+        if isinstance(value, Options):
+            yield value
+            yield from _inside(field for _, field in value)
+        elif isinstance(value, list | tuple):
+            yield from _inside(value)
+
+
 def part_marks(option: FieldInfo) -> list[PartOf]:
     """The marks of a field that holds a part, a list of parts, or one or None; at most one."""
     held = [getattr(kind, "__metadata__", ()) for kind in typing.get_args(option.annotation)]
     return [mark for mark in (*option.metadata, *sum(held, ())) if isinstance(mark, PartOf)]
 
 
+def _groups(option: FieldInfo) -> list[type[BaseModel]]:
+    """The group of options that a field holds, or may hold; else nothing."""
+    kinds = (option.annotation, *typing.get_args(option.annotation))
+    return [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+
+
 def _keys(option: FieldInfo) -> list[str]:
     """The options of a field that holds a group of options, or one or None; else nothing."""
-    kinds = (option.annotation, *typing.get_args(option.annotation))
-    groups = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-    return [key for group in groups for key in group.model_fields]
+    parts = part_marks(option)
+    return [] if parts else [key for group in _groups(option) for key in group.model_fields]
+
+
+def _homes(schema: type[BaseModel], key: str, depth: int = 2) -> Iterator[tuple[str, ...]]:
+    """The fields below ``schema`` that hold groups or parts with an option ``key``."""
+    for name, option in schema.model_fields.items():
+        inner = [] if (marks := part_marks(option)) else _groups(option)
+        for mark in marks:
+            names = [mark.default["name"]] if mark.default else family(mark.family).names()
+            inner = [family(mark.family).get(part) for part in names]
+        if any(key in group.model_fields for group in inner):
+            yield (name,)
+        elif depth > 1 and not marks:
+            yield from ((name, *rest) for group in inner for rest in _homes(group, key, depth - 1))
+
+
+def _unknown_key(schema: type[Options], key: str) -> str:
+    """Name an option that there is not, and where it, or ours for it, is."""
+    ours = synonyms(key)
+    kept = " A density is the share that is kept: 90 % sparsity is density 0.1."
+    remark = kept if "densities" in ours else ""
+    for word in (key, *ours):
+        if word != key and word in schema.model_fields:
+            break
+        found = list(dict.fromkeys(_homes(schema, word)))
+        nearest_homes = [home for home in found if len(home) == min(map(len, found))]
+        if homes := " or ".join(repr(".".join(home)) for home in nearest_homes):
+            called = "" if word == key else f", where it is called '{word}'"
+            return f"unknown key '{key}'. It belongs under {homes}{called}.{remark}"
+    return f"unknown key '{key}'.{nearest(key, schema.model_fields)}{remark}"
 
 
 def _invalid(faults: Iterable[tuple[Place, str, Any]]) -> ValidationError:
@@ -189,12 +287,10 @@ def _fault(schema: type[Options], detail: Any) -> str:
     kind, place, fields = detail["type"], detail["loc"], schema.model_fields
     key = place[0] if place else ""
     if kind == "extra_forbidden":
-        homes = [repr(name) for name, option in fields.items() if key in _keys(option)]
-        hint = f" It belongs under {' or '.join(homes)}." if homes else nearest(key, fields)
-        return f"unknown key '{key}'.{hint}"
+        return _unknown_key(schema, str(key))
     option = fields.get(key)
     about = " ".join((option.description or "").split()) if option is not None else ""
-    if kind == "string_pattern_mismatch":
+    if kind in _EXPLAINED:
         return f"{sentence(detail)} {about}".rstrip()
     if kind != "missing" or option is None or len(place) > 1:
         return sentence(detail)

@@ -8,6 +8,51 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    word: tuple(ours.split())
+    for words, ours in {
+        "density sparsity sparsities pruning_ratio prune_ratio ratio ratios amount": "densities",
+        "epsilon epsilons radius": "eps",
+        "alpha stepsize": "step_size",
+        "iterations iters num_steps n_iter": "steps",
+        "learning_rate": "lr",
+        "scheduler lr_scheduler": "schedule",
+        "bs batch": "batch_size",
+        "dataset": "data",
+        "network net arch architecture backbone": "model",
+        "loss criterion": "objective",
+        "attack": "evaluator evaluate objective",
+        "attacks": "evaluator evaluate",
+        "eval test predict": "evaluate",
+        "gpu gpus cuda": "device auto",
+        "method pruners algorithm": "methods pruner",
+        "pruner": "methods",
+        "objective": "loss",
+        "pretrained checkpoint": "weights",
+        "madry at adv adversarial pgd_at": "pgd",
+        "ce cross_entropy standard natural erm": "benign clean",
+        "l1 lwm": "magnitude",
+        "apgd aa": "autoattack",
+        "imagenet": "imagefolder",
+        "speed time": "latency",
+        "params parameters": "size",
+        "macs": "flops",
+        "train prune fit": "run",
+        "prove": "verify",
+        "benchmark": "bench",
+        "convert": "export",
+        "validate lint": "check",
+        "create init": "new",
+        "plot html": "report",
+        "diff": "compare",
+        "mlflow dashboard": "ui",
+        "search hpo": "tune",
+        "pt pth pytorch torch state_dict": "dense",
+    }.items()
+    for word in words.split()
+}
+"""Words of the field, and ours for them; of several the first that is a choice counts."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Place = tuple[str | int, ...]
@@ -111,7 +156,13 @@ def nearest(
         found = difflib.get_close_matches(key(name).lower(), folded, most, cutoff)
         return [folded[one] for one in found]
 
-    hint = "".join(f" Did you mean '{close}'?" for close in alike(1, cutoff))
+    ours = [folded[word] for word in synonyms(key(name)) if word in folded]
+    hint = "".join(f" Did you mean '{close}'?" for close in ours[:1] or alike(1, cutoff))
     if len(choices) > 30:
         return f"{hint} Nearest of {len(choices)} choices: {', '.join(alike(10, 0.3)) or 'none'}."
     return f"{hint} Choices: {', '.join(choices)}."
+
+
+def synonyms(name: str) -> tuple[str, ...]:
+    """Our words for one of the field's; see `SYNONYMS`."""
+    return SYNONYMS.get(name.lower().replace("-", "_"), ())

@@ -58,8 +58,15 @@ def sentence(detail: Any) -> str:
         return str(context["message"])
     if kind == "value_error":
         return f"{context['error']}".rstrip(".") + "."
+    if kind == "frozen_instance":
+        return (
+            "parts are frozen. An option is a field of the class, as in `beta: float = 1.0`; state "
+            "goes into a private one, as in `_count: int = PrivateAttr(0)`."
+        )
     if expected in _EXPECTED and fault in ("type", "parsing", "from_float", "number"):
-        return f"expected {_EXPECTED[expected]}; got {shown(value)}."
+        one = expected in ("list", "tuple") and isinstance(value, str | int | float)
+        remedy = f" Write [{value}]." if one and len(str(value)) < _LONGEST else ""
+        return f"expected {_EXPECTED[expected]}; got {shown(value)}.{remedy}"
     if kind == "missing":
         return f"an item is missing; got {shown(value)}."
     message = str(detail["msg"]).removeprefix("Input ").removeprefix("String ").rstrip(".")

@@ -45,7 +45,7 @@ class Registry(Generic[P]):
         """
         singular = self.family.removesuffix("s")
         if not isinstance(name, str):
-            raise UsageError(f"{singular}: write @register('a_name') above {name!r}.")
+            raise UsageError(f"{singular}: write @register('a_name') above {_called(name)}.")
         # not the part's own module: one may register what another defines
         module: str = sys._getframe(1).f_globals.get("__name__", "")
 
@@ -70,8 +70,26 @@ class Registry(Generic[P]):
         if not isinstance(name, str) or name not in self._parts:
             unknown = f"unknown {self.family.removesuffix('s')} '{name}'."
             remedy = "A part of your own must be in a file named under 'imports:'."
+            if forgotten := self._unregistered():
+                named = f"@rp.{self.family}.register('{name}')"
+                remedy += f" {forgotten} is not registered: write {named} above it."
             raise UsageError(f"{unknown}{nearest(str(name), self._parts)} {remedy}")
         return self._parts[name]
+
+    def _unregistered(self) -> str:
+        """The names of the user's own classes that extend the base and have no name."""
+        known: list[type] = [self.base]
+        for part in known:  # which grows
+            known.extend(set(type.__subclasses__(part)).difference(known))
+        found = [
+            part.__name__
+            for part in known
+            if part.__module__ in sys.modules
+            and not part.__module__.startswith("robustprune.")
+            and not ("registered_name" in vars(part) or part.__subclasses__())
+            and "<locals>" not in part.__qualname__
+        ]
+        return " or ".join(found[:3])
 
     def create(self, name: str, /, **fields: Any) -> P:
         """The part ``name`` with the given options, as a recipe would make it.
@@ -111,3 +129,7 @@ class Registry(Generic[P]):
             for module in self._modules:
                 importlib.import_module(module)
             self._loaded = True  # only now, or half a family would be taken for the whole
+
+
+def _called(thing: Any) -> str:
+    return str(getattr(thing, "__name__", repr(thing)))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+PARENT = "ROBUSTPRUNE_PARENT"
+"""The variable that holds the process id of the one that a job is to end with."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTE = b"\nstopping as soon as this step is done; once more stops at once\n"
@@ -52,6 +57,22 @@ def orderly() -> Iterator[type[_Request]]:
     finally:
         _Request.orderly = before
         _Request.arrived = False
+
+
+def end_with_parent() -> None:
+    """Ask this process to stop once the one that started it has ended, however, if it said so.
+
+    A job would work on unseen after its command was killed, and keep others out of its folder.
+    """
+    if (parent := os.environ.pop(PARENT, "")) == "":  # processes that this one starts have it
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

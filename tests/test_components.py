@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any, Literal, Self
 
 import pytest
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from robustprune.components import Options, Part, PartOf, build
-from robustprune.errors import InvalidError, UsageError
+from robustprune.components import Options, Part, PartOf, build, check_installed
+from robustprune.errors import InvalidError, MissingDependencyError, UsageError
 from robustprune.families import FAMILIES
 from robustprune.registry import Registry
 
@@ -185,7 +185,7 @@ def test_all_problems_are_named_at_once() -> None:
         "kind": "should be 'a' or 'b'; got 'c'.",
         "pair.0": "expected a number; got true.",
         "pair.1": "expected a number such as 0.5 or 8/255; got 'x'.",
-        "texts": "expected a list in brackets such as [a, b]; got 'one'.",
+        "texts": "expected a list in brackets such as [a, b]; got 'one'. Write [one].",
         "mapped.a": "expected text in quotes; got 1.",
         "free.a": "'1/0' divides by zero.",
         "numbers.0": "should be greater than 0; got 0.",
@@ -286,3 +286,28 @@ def test_options_given_in_python_are_validated_too() -> None:
     with pytest.raises(InvalidError) as error:
         build(Named, {}, ("a", 0))
     assert error.value.problems[0].place == ("a", 0, "name"), "below the caller's place"
+
+
+def test_libraries_are_looked_for_in_every_part_however_deep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Inner(Options):
+        libraries = ("no_such_module", "json")
+
+    class Outer(Part):
+        libraries = ("no_other_module",)
+        install = "make it"
+        inner: list[Inner] = [Inner()]
+
+    check_installed(Size())
+    with pytest.raises(MissingDependencyError) as error:
+        check_installed(Size(), Outer())
+    assert str(error.value).splitlines() == [
+        "not installed, and needed: no_other_module (outer). Install with",
+        "    make it",
+        "not installed, and needed: no_such_module (inner). Install with",
+        "    pip install no_such_module",
+    ]
+    monkeypatch.setitem(sys.modules, "no_other_module", ModuleType("no_other_module"))
+    with pytest.raises(MissingDependencyError, match="no_such_module"):
+        check_installed(Outer())

@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from robustprune.stopping import orderly, stoppable
+from robustprune.stopping import PARENT, orderly, stoppable
+
+from .jobs import environment
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -69,3 +75,37 @@ def test_a_job_in_the_background_goes_on_ignoring_ctrl_c() -> None:
             send(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+JOB = """
+import time
+from pathlib import Path
+from robustprune.stopping import PARENT, end_with_parent, stoppable
+import os
+try:
+    with stoppable():
+        end_with_parent()
+        assert PARENT not in os.environ, "what this process starts does not end with its parent"
+        Path("begun").touch()
+        time.sleep(60)
+except KeyboardInterrupt:
+    Path("stopped").touch()
+"""
+
+
+def seen(file: Path, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not file.exists():
+        time.sleep(0.05)
+    return file.exists()
+
+
+def test_a_job_is_asked_to_stop_when_its_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(JOB)
+    line = f"{PARENT}=$$ '{sys.executable}' job.py & wait"
+    parent = subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=environment())
+    assert seen(tmp_path / "begun")
+    assert not seen(tmp_path / "stopped", 0.5)
+    parent.kill()
+    parent.wait()
+    assert seen(tmp_path / "stopped")

@@ -7,6 +7,8 @@ from types import ModuleType
 
 from robustprune.errors import MissingDependencyError
 
+SETUP = "robustprune setup"
+"""The command that installs `LIBRARIES`."""
 LIBRARIES = {"torchattacks": "torchattacks", "auto_LiRPA": "auto-LiRPA"}
 """Those that `pip` cannot resolve beside the others: the distribution by the module's name."""
 
@@ -21,7 +23,7 @@ def load(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{LIBRARIES[module]} cannot be imported ({error}). Install it with exactly\n"
-            f"    pip install --no-deps {LIBRARIES[module]}\n"
-            "without its own requirements: it pins old versions, and runs with new ones."
+            f"{LIBRARIES[module]} cannot be imported ({error}). Install it with\n    {SETUP}\n"
+            "or without its own requirements, which pin old versions, by hand:\n"
+            f"    pip install --no-deps {LIBRARIES[module]}"
         ) from error

@@ -160,11 +160,19 @@ def other_classes(data: Dataset, classes: Sequence[str]) -> UsageError:
     names = data.class_names
     strange = [name for name in names if name not in classes]
     why = f": {few(strange)} not among them" if strange else ""
-    return UsageError(
+    told = (
         f"the network's {len(classes):,} classes are {few(classes)}; those of dataset "
-        f"'{data.registered_name}' are {few(names) or data.num_classes}{why}. If they mean the "
-        "same, name the classes in the order of the network's outputs: as the folders are called "
-        "with --classes, or in a recipe's data.classes. Otherwise take another dataset."
+        f"'{data.registered_name}' are {few(names) or data.num_classes}{why}."
+    )
+    if sorted(names) == sorted(classes):
+        return UsageError(
+            f"{told} They are the same in another order, and the labels of this dataset are fixed: "
+            "reorder the rows of the network's last layer."
+        )
+    return UsageError(
+        f"{told} If they mean the same, name the classes in the order of the network's outputs: as "
+        "the folders are called with --classes, or in a recipe's data.classes. Otherwise take "
+        "another dataset."
     )
 
 

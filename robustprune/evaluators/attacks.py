@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from robustprune.adapters import attack_arguments, torchattacks
+from robustprune.adapters import SETUP, attack_arguments, torchattacks
 from robustprune.adapters.attack_arguments import check_fits
 from robustprune.evaluators import register
 from robustprune.evaluators.accuracy import PerImage
@@ -47,6 +47,8 @@ class Clean(Evaluator):
 class _InBall(Evaluator):
     """The base of attacks that move in a ball of a norm and a radius of ours."""
 
+    libraries = ("torchattacks",)
+    install = SETUP
     calls_only = True
 
     norm: Norm = "linf"
@@ -92,7 +94,7 @@ class Pgd(_InBall):
         attack = partial(
             torchattacks.perturb,
             "PGD" if self.norm == "linf" else "PGDL2",
-            model,
+            self.attacked(model),
             eps=self.eps,
             alpha=self.step_size or default_step(self.eps, self.steps),
             steps=self.steps,
@@ -100,6 +102,26 @@ class Pgd(_InBall):
         )
         outcome = survivors(model, images, labels, attack, self.accept, rounds=self.restarts)
         return {self.metric: outcome.robust}
+
+    def attacked(self, model: nn.Module) -> nn.Module:
+        """The network whose gradient is followed."""
+        return model
+
+
+@register("transfer")
+class Transfer(Pgd):
+    """Accuracy on adversarial images of the float network that a quantised one computes with.
+
+    PGD on the float network, judged by the quantised one: where rounding hides the gradient, what
+    fools the one fools the other all the same. Of a network that is not quantised it is ``pgd``.
+    """
+
+    def attacked(self, model: nn.Module) -> nn.Module:
+        """The float network that the quantised one computes with."""
+        if not getattr(model, "quantised", False):  # any network may have a part of that name
+            return model
+        source: Any = model.source
+        return source  # type: ignore[no-any-return]
 
 
 @register("autoattack")
@@ -164,6 +186,8 @@ class Library(Evaluator):
     to two minutes for one of 3 × 32 × 32 pixels, so name few ``samples``.
     """
 
+    libraries = ("torchattacks",)
+    install = SETUP
     calls_only = True
 
     batch_size: int = Field(250, ge=1)

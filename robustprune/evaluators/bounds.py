@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import Field, PrivateAttr, field_validator
 from torch import Tensor, nn
 
+from robustprune.adapters import SETUP
 from robustprune.adapters.bounds import Method
 from robustprune.evaluators import register
 from robustprune.evaluators.accuracy import Metrics, PerImage, summarise
@@ -29,6 +30,8 @@ class Bounded(Evaluator):
     which bounds were left out so, for how many images of this process and why.
     """
 
+    libraries = ("auto_LiRPA",)
+    install = SETUP
     methods: ClassVar[Sequence[Method]]
 
     eps: Radius = Field(2 / 255, gt=0)

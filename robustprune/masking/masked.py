@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, nearest
 from robustprune.masking.prunable import Prunable, ends, prunable_weights
 from robustprune.masking.structures import Structure, create
+from robustprune.masking.table import LayerReport, as_text, layer_table
 from robustprune.unparametrize import drop_parametrizations
 
 Tensors = Mapping[str, Tensor]
@@ -90,23 +91,12 @@ class Change:
         return {name: self.after[name] & ~mask for name, mask in self.before.items()}
 
 
-@dataclass(frozen=True)
-class LayerReport:
-    """Numbers of weights that a mask keeps of one layer."""
-
-    name: str
-    shape: tuple[int, ...]
-    kept: int
-    total: int
-
-    @property
-    def density(self) -> float:
-        """Fraction kept, in (0, 1]."""
-        return self.kept / self.total
-
-
 def attach(
-    model: nn.Module, *, exclude: Sequence[str] = (), structure: str | Structure = "weight"
+    model: nn.Module,
+    *,
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
+    structure: str | Mapping[str, Any] | Structure = "weight",
 ) -> MaskedModel:
     """Put a mask of ones on every prunable weight of ``model``, in place.
 
@@ -114,17 +104,21 @@ def attach(
 
     Args:
         model: any network with Conv2d or Linear layers that are not masked yet.
-        exclude: layers that stay dense, by name or pattern (``head``, ``layer4.*``).
-        structure: what one entry of a mask covers, by name or as it is. Layers that it cannot
-            cover stay dense too.
+        include: layers to mask, by name or pattern (``layer4.*``); all of them if not said.
+        exclude: layers that stay dense all the same (``head``).
+        structure: what one entry of a mask covers: a name, ``{"name": "n_m", "n": 2, "m": 4}`` or
+            the part itself. Layers that it cannot cover stay dense too.
 
     Raises:
         UsageError: nothing in ``model`` can be masked, a weight of it cannot be masked exactly, or
             a pattern fits no layer. ``model`` is as it was then.
     """
     if isinstance(structure, str):
-        structure = create(structure)
-    found = prunable_weights(model, exclude)
+        structure = {"name": structure}
+    if isinstance(structure, Mapping):
+        options = dict(structure)
+        structure = create(options.pop("name", ""), **options)
+    found = prunable_weights(model, exclude, include=include)
     dense = structure.stays_dense({one.name: one.weight for one in found}, ends(model))
     chosen = [one for one in found if one.name not in dense]
     if not chosen:
@@ -197,20 +191,13 @@ class MaskedModel:
             masks: boolean, of the weights' shapes; those of other weights stay.
 
         Raises:
-            ValueError: a tensor is not boolean or not of its weight's shape, or there is no such
-                weight.
+            UsageError: a tensor is not boolean or not of its weight's shape, or there is no such
+                weight; no mask is changed then.
             RuntimeError: inside `cached`, whose weights would go on with the masks before.
         """
         if self._open:
             raise RuntimeError("masks cannot change inside cached(): leave it first")
-        for name, mask in masks.items():
-            weight = self.weights.get(name)
-            if weight is None or mask.dtype != torch.bool or mask.shape != weight.shape:
-                raise ValueError(
-                    f"mask of '{name}': expected booleans of shape "
-                    f"{None if weight is None else tuple(weight.shape)}; got {mask.dtype} of "
-                    f"{tuple(mask.shape)}. Weights: {', '.join(self.weights)}"
-                )
+        self._check("mask", masks)
         before = {name: self._masks[name].mask for name in masks}
         for name, mask in masks.items():  # copied: the caller's stays his own
             self._masks[name].mask = torch.empty_like(before[name]).copy_(mask)
@@ -222,14 +209,20 @@ class MaskedModel:
         """Give each weight a score that gradients reach, beside what it has already.
 
         Args:
-            values: of the weights' shapes; zeros if absent. The tensors of scores that are there
-                stay the same ones, so that optimizers keep theirs.
+            values: real, of the weights' shapes; of those that are not named scores stay as they
+                are, and new ones are zeros. The tensors of scores that are there stay the same
+                ones, so that optimizers keep theirs.
+
+        Raises:
+            UsageError: a tensor is not of its weight's shape, or there is no such weight; nothing
+                is changed then.
         """
+        values = values or {}
+        self._check("scores", values)
         for name, mask in self._masks.items():
-            weight = self.weights[name]
             if mask.scores is None:
-                mask.scores = nn.Parameter(torch.zeros_like(weight))
-            if values is not None:
+                mask.scores = nn.Parameter(torch.zeros_like(self.weights[name]))
+            if name in values:
                 with torch.no_grad():
                     mask.scores.copy_(values[name])
 
@@ -349,14 +342,38 @@ class MaskedModel:
     def report(self) -> list[LayerReport]:
         """Report what is kept of each layer, in the network's order."""
         return [
-            LayerReport(
-                name.removesuffix("weight").removesuffix("."),
-                tuple(mask.shape),
-                int(mask.sum()),
-                mask.numel(),
-            )
+            LayerReport(_layer(name), tuple(mask.shape), int(mask.sum()), mask.numel())
             for name, mask in self.masks.items()
         ]
+
+    def __repr__(self) -> str:
+        """A table of the layers: weights kept, and scores where there are any."""
+        kind, structure = type(self.model).__name__, self.structure.registered_name
+        title = f"masks of {kind}, structure {structure}"
+        if self.initial is not None:
+            title += f", turnover {self.turnover:.1%}"
+        scores = {_layer(name): score.detach() for name, score in self.scores.items()}
+        table = as_text(*layer_table(self.report(), scores), words=2)
+        dense = f"\nleft dense by the structure: {', '.join(self.dense)}" if self.dense else ""
+        return f"{title}\n{table}{dense}"
+
+    def _check(self, kind: str, given: Tensors) -> None:
+        """Refuse what is not of the name, the shape and the type of a weight's mask or scores."""
+        expected = "booleans" if kind == "mask" else "real numbers"
+        for name, tensor in given.items():
+            weight = self.weights.get(name)
+            if weight is None:
+                hint = nearest(name, self.weights, key=_layer)
+                raise UsageError(f"{kind}: no masked weight is '{name}'.{hint}")
+            if not isinstance(tensor, Tensor):
+                raise UsageError(f"{kind} of '{name}': expected a tensor, got {tensor!r:.60}.")
+            fits = tensor.dtype == torch.bool if kind == "mask" else tensor.is_floating_point()
+            if not fits or tensor.shape != weight.shape:
+                remedy = "" if fits else _remedy(kind, tensor)
+                raise UsageError(
+                    f"{kind} of '{name}': expected {expected} of shape {tuple(weight.shape)}; got "
+                    f"{tensor.dtype} of shape {tuple(tensor.shape)}.{remedy}"
+                )
 
     def bake(self) -> dict[str, Tensor]:
         """Write the masked weights into the plain network and remove the parametrizations.
@@ -372,3 +389,17 @@ class MaskedModel:
                     drop_parametrizations(layer)
                     layer.weight.requires_grad_(True)
         return masks
+
+
+def _remedy(kind: str, tensor: Tensor) -> str:
+    """What to write in place of a tensor of the wrong type: masks of others are zeros and ones."""
+    if kind == "scores":
+        return " Write .float()."
+    if bool(((tensor == 0) | (tensor == 1)).all()):
+        return " Write mask.bool()."
+    return " A method's keep(masked, importance), or rp.masking.select, makes masks of sizes."
+
+
+def _layer(weight: str) -> str:
+    """The name of the layer that a weight is of."""
+    return weight.removesuffix("weight").removesuffix(".")

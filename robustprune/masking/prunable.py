@@ -53,12 +53,15 @@ def prunable_layers(model: nn.Module) -> dict[str, Layer]:
     return {prunable.name: next(iter(prunable.layers.values())) for prunable in _found(model)}
 
 
-def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> list[Prunable]:
+def prunable_weights(
+    model: nn.Module, exclude: str | Sequence[str] = (), *, include: str | Sequence[str] = "*"
+) -> list[Prunable]:
     """The weights of a network that can be pruned, each once, in the network's order.
 
     Args:
         model: any network.
         exclude: layers to leave out, by name or pattern (``layer4.*``), whatever they are.
+        include: layers to take, in the same way.
 
     Raises:
         UsageError: there is none, or one that cannot be masked exactly: the network would compute
@@ -68,15 +71,11 @@ def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> list[Prun
     if not every:
         raise UsageError(f"{type(model).__name__} has no Conv2d or Linear layer to prune.")
     names = [name for prunable in every for name in prunable.layers]
-    out: set[str] = set()
-    for pattern in exclude:
-        fitting = fnmatch.filter(names, pattern)
-        if not fitting:
-            raise UsageError(f"exclude: no layer is called '{pattern}'.{nearest(pattern, names)}")
-        out.update(fitting)
-    left = [prunable for prunable in every if not out & prunable.layers.keys()]
+    out, taken = _matching("exclude", exclude, names), _matching("include", include, names)
+    left = [one for one in every if not out & one.layers.keys() and taken & one.layers.keys()]
     if not left:
-        raise UsageError(f"exclude: {', '.join(exclude)} leaves no layer to prune.")
+        patterns = exclude if isinstance(exclude, str) else ", ".join(exclude)
+        raise UsageError(f"exclude: {patterns} leaves no layer to prune.")
     problems = [
         f"layer '{name}' ({type(layer).__name__}) cannot be masked: {reason}."
         for prunable in left
@@ -87,6 +86,17 @@ def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> list[Prun
         more = f"\nand {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UsageError("\n".join(problems[:10]) + more)
     return left
+
+
+def _matching(option: str, patterns: str | Sequence[str], names: Sequence[str]) -> set[str]:
+    """The layers that any of the patterns fits; one that fits none is refused."""
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        fitting = fnmatch.filter(names, pattern)
+        if not fitting:
+            raise UsageError(f"{option}: no layer is called '{pattern}'.{nearest(pattern, names)}")
+        found.update(fitting)
+    return found
 
 
 def ends(model: nn.Module) -> Ends:

@@ -190,7 +190,7 @@ def create_model(
 
     Its weights are drawn from the global torch generator, which the caller forks. With mean 0 and
     std 1 the bare backbone is returned, so that parameters keep the names the field gives them;
-    otherwise a `Normalized` one.
+    otherwise a `Normalized` one. Its attribute ``created_with`` holds the arguments, resolved.
 
     Args:
         name: one of `BACKBONES`, or any model that timm knows.
@@ -221,7 +221,11 @@ def create_model(
             "are under model.args."
         ) from error
     bare = not any(mean) and all(value == 1 for value in std)
-    return backbone if bare else Normalized(backbone, mean=mean, std=std)
+    model = backbone if bare else Normalized(backbone, mean=mean, std=std)
+    sizes = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
+    # a plain attribute, so that what is made of the network can say how it is built again
+    model.created_with = {"name": name, **sizes, "mean": mean, "std": std, **args}  # type: ignore[assignment]
+    return model
 
 
 def image_size(architecture: Mapping[str, Any]) -> int:
@@ -239,7 +243,11 @@ def size_option(name: str, size: int | None) -> dict[str, Any]:
     if name in BACKBONES:
         smallest, sized = BACKBONES[name].smallest, BACKBONES[name].sized
         if size < smallest:
-            raise UsageError(f"model '{name}' needs images of at least {smallest}x{smallest}.")
+            fit = [one for one, about in BACKBONES.items() if about.smallest <= size]
+            raise UsageError(
+                f"model '{name}' needs images of at least {smallest}x{smallest}, and these are "
+                f"{size}x{size}. Choose another one, such as {', '.join(fit[:4])}, or other images."
+            )
         return {"image_size": size} if sized else {}
     config = _config(name)
     return {"img_size": size} if config is not None and config.fixed_input_size else {}

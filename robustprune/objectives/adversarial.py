@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustprune.adapters import torchattacks
+from robustprune.adapters import SETUP, torchattacks
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.radii import Radius, Sigma, StepSize, default_step
@@ -60,6 +60,9 @@ class AdversarialTraining(Benign):
     The clean images are not classified (that would cost a forward more), so the accuracy shown
     is the one under the training attack.
     """
+
+    libraries = ("torchattacks",)
+    install = SETUP
 
     eps: Radius = Field(8 / 255, ge=0)
     """Radius of the ℓ∞ ball, in units of the [0, 1] pixel range."""

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustprune.adapters import SETUP
 from robustprune.adapters.bounds import Bounds
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
@@ -25,6 +26,9 @@ class CertifiedTraining(Objective):
     is where BatchNorm learns its statistics; the bounds that follow are about the network in eval
     mode with the statistics of that moment. The accuracy shown is the clean one.
     """
+
+    libraries = ("auto_LiRPA",)
+    install = SETUP
 
     eps: Radius = Field(2 / 255, ge=0)
     """Radius of the ℓ∞ ball; [0, 1] pixel range."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustprune.adapters import torchattacks
+from robustprune.adapters import SETUP, torchattacks
 from robustprune.objectives import register
 from robustprune.objectives.base import Loss, Objective
 from robustprune.objectives.l2 import ascend
@@ -25,6 +25,8 @@ class Trades(Objective):
     The attack maximises the KL term with the network in eval mode, from x + 0.001·N(0, 1).
     """
 
+    libraries = ("torchattacks",)
+    install = SETUP
     calls_only = True
 
     norm: Literal["linf", "l2"] = "linf"
@@ -37,6 +39,10 @@ class Trades(Objective):
     """Length of a step; a quarter of eps if absent, 1.25·eps/steps in fewer than five steps."""
     beta: float = Field(6.0, ge=0)
     """Weight of the KL term."""
+
+    def requires(self) -> tuple[str, ...]:
+        """The library, for the ball in which it has the attack."""
+        return self.libraries if self.norm == "linf" else ()
 
     def attack(
         self, model: nn.Module, images: Tensor, labels: Tensor, progress: Progress

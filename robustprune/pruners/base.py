@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from robustprune.components import Options, Part, PartOf
-from robustprune.errors import UsageError
+from robustprune.errors import UsageError, nearest
 from robustprune.masking import Change, MaskedModel, select
 from robustprune.masking.allocations import Allocation
 from robustprune.masking.structures import Structure
@@ -167,6 +167,9 @@ class Pruner(Part):
         Raises:
             UsageError: the recipe has none.
         """
+        sections = ("pretrain", "prune", "finetune")
+        if name not in sections:
+            raise UsageError(f"no section of a recipe is '{name}'.{nearest(name, sections)}")
         if name not in recipe:
             raise UsageError(
                 f"pruner '{self.variant}' trains as the section '{name}' says, and {name}.epochs "

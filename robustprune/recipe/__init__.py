@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustprune.errors import InvalidError
 from robustprune.recipe.document import read_extended
+from robustprune.recipe.packaged import find
 
 if TYPE_CHECKING:
     from robustprune.recipe.consistency import inconsistencies
@@ -31,11 +32,15 @@ def __getattr__(name: str) -> Any:
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and what it extends, apply ``key=value``s, run its imports, validate it all.
 
+    Args:
+        path: a file, or the name of a recipe that comes with the package, e.g. ``quickstart``.
+        overrides: ``key=value`` changes, as ``--set`` takes them.
+
     Raises:
         UsageError: the file cannot be read, or an `InvalidError` that names every problem with
             its line and the nearest valid name.
     """
-    path = Path(path)
+    path = find(path)
     document = read_extended(path)
     for assignment in overrides:
         document.override(assignment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -12,8 +12,8 @@ from robustprune.recipe.schema import Recipe, StageOptions
 _NEEDS = "Needs: init, fresh, dense, pretrain@<epochs>, mask:<label>."
 
 
-def inconsistencies(recipe: Recipe) -> list[Problem]:
-    """List what does not go together."""
+def inconsistencies(recipe: Recipe, *, given: Collection[str] = ()) -> list[Problem]:
+    """List what does not go together; ``given`` are needs of pruners that are met otherwise."""
     problems = [p for name, given in recipe.stages.items() for p in _stage(recipe, (name,), given)]
     trains_sparse = recipe.compute.sparse == "on"
     if trains_sparse and recipe.compute.precision != "fp32":
@@ -26,7 +26,7 @@ def inconsistencies(recipe: Recipe) -> list[Problem]:
         needs = recipe.needs()
         for index, pruner in enumerate(pruners):
             place = ("prune", "methods", index)
-            problems += [*_pruner(recipe, place, pruner), *_needs(recipe, place, pruner)]
+            problems += [*_pruner(recipe, place, pruner), *_needs(recipe, place, pruner, given)]
             if trains_sparse:
                 problems += _sparse(recipe, place, pruner)
         problems += _repeated(("prune", "methods"), [one.variant for one in pruners], labels)
@@ -112,7 +112,7 @@ def _sparse(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
         yield Problem(place, f"{called} {why}. {remedy}")
 
 
-def _needs(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
+def _needs(recipe: Recipe, place: Place, pruner: Any, given: Collection[str]) -> Iterator[Problem]:
     """List what `Pruner.needs` names that there is not."""
     assert recipe.prune is not None
     pruners: list[Any] = list(recipe.prune.methods)
@@ -121,7 +121,7 @@ def _needs(recipe: Recipe, place: Place, pruner: Any) -> Iterator[Problem]:
     epochs = 0 if recipe.pretrain is None else recipe.pretrain.epochs
     if not needs or needs[0].startswith("mask:"):
         yield Problem(place, f"{called} must say first which network it starts from. {_NEEDS}")
-    for need in needs:
+    for need in (need for need in needs if need not in given):
         kind, _, which = need.partition("@" if "@" in need else ":")
         if kind == "pretrain" and which.isdecimal():
             if not 0 < int(which) <= epochs:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from robustprune.errors import InvalidError, Problem, UsageError, nearest
+from robustprune.errors import InvalidError, Problem, UsageError
 from robustprune.messages import shown
-from robustprune.paths import usable
+from robustprune.recipe import packaged
 from robustprune.recipe.reading import Keys, NotYamlError, read_yaml
 
 EXTENDS = "extends"
@@ -60,6 +60,11 @@ class Document:
         Raises:
             UsageError: it cannot be read, is not YAML, or is no mapping.
         """
+        if path.suffix == ".py":
+            raise UsageError(
+                f"{path} is Python, and no recipe. Name it under the 'imports:' of one, or have "
+                f"its parts checked: robustprune check --part {path}"
+            )
         try:
             with path.open("rb") as file:
                 content = file.read(_MOST_BYTES + 1)
@@ -67,12 +72,10 @@ class Document:
                 raise UsageError(f"{path} is not a recipe: it is larger than 1 MiB.")
             return cls(str(path), content.decode("utf-8"))
         except OSError as error:
-            names = [other.name for other in path.parent.glob("[!.]*.y*ml")]
-            near = nearest(path.name, names, cutoff=0.6, key=lambda name: Path(name).stem)
-            raise UsageError(
-                f"cannot read the recipe {path}: {error.strerror}.{near if names else ''} Recipes "
-                "that come with robustprune are in recipes/, e.g. recipes/quickstart.yaml."
-            ) from None
+            beside = (other.name for other in path.parent.glob("[!.]*.y*ml"))
+            hint = _remedy(path) or packaged.near(str(path), *beside)
+            message = f"cannot read the recipe {path}: {error.strerror}.{hint}"
+            raise UsageError(message) from None
         except UnicodeDecodeError:
             raise UsageError(f"{path} is not a recipe: it is not UTF-8 text.") from None
 
@@ -133,10 +136,10 @@ class Document:
 def read_extended(path: Path) -> Document:
     """Read a recipe and what it extends, and so on, as one document without ``extends:``.
 
-    ``extends`` names a file relative to the one it stands in, or a list of them, of which later
-    ones win. Mappings are merged deeply, lists and scalars replaced (`merged`). Files in
-    ``imports:`` are relative to the file that names them; all other paths start where they would
-    in any recipe.
+    ``extends`` names a file relative to the one it stands in, a recipe that comes with the package
+    by its name, or a list of them, of which later ones win. Mappings are merged deeply, lists and
+    scalars replaced (`merged`). Files in ``imports:`` are relative to the file that names them; all
+    other paths start where they would in any recipe.
 
     Raises:
         UsageError: a file cannot be read or is no recipe, files extend each other in a circle, or
@@ -158,9 +161,12 @@ def read_extended(path: Path) -> Document:
                 if not isinstance(name, str):
                     message = f"expected a recipe's file, or a list of them; got {shown(name)}."
                     raise UsageError(message)
-                extended = usable(path.parent / name)
+                extended = packaged.find(name, near=path.parent)
                 if extended.resolve() in chain:
-                    raise UsageError(f"'{name}' extends this file in turn. Take one of them out.")
+                    hint = _hidden(name, extended, path)
+                    raise UsageError(
+                        f"'{name}' extends this file in turn. Take one of them out.{hint}"
+                    )
                 if files > _MOST_FILES:
                     raise UsageError(f"more than {_MOST_FILES} files are extended. Merge some.")
                 base = read(extended, chain)
@@ -175,7 +181,23 @@ def read_extended(path: Path) -> Document:
             document.extend(base)
         return document
 
-    return read(usable(path), ())
+    return read(packaged.find(path), ())
+
+
+def _hidden(name: str, extended: Path, by: Path) -> str:
+    """Tell that a file extends itself by a name that a packaged recipe has, too."""
+    if extended.resolve() != by.resolve() or packaged.packaged(name) in (None, by.resolve()):
+        return ""
+    return f" If the '{name}' that comes with robustprune is meant, call this file otherwise."
+
+
+def _remedy(path: Path) -> str:
+    """Tell what was meant by a path that is no recipe's; empty if that is not known."""
+    if "=" in path.name and not path.exists():
+        return f" A recipe's options are changed by --set: --set {path}"
+    if (path / "recipe.yaml").is_file():
+        return f" It is a run's folder: name {path / 'recipe.yaml'}."
+    return ""
 
 
 def _moved(name: Any, folder: Path, to: Path) -> Any:

@@ -15,15 +15,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from robustprune import errors
 from robustprune.components import Part
-from robustprune.messages import shown
+from robustprune.messages import sentence, shown
 from robustprune.paths import usable
 
 _imported: dict[Path, str] = {}
 """The files that recipes have named in this process, their own or their modules'; as modules."""
 
 _WORKER = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+_CALLED = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|missing|got)")
+"""Python's words for a call whose arguments are not those of the method: ``A.judge() takes 3 …``"""
+_OURS = f"{__name__.partition('.')[0]}."
 _NOT_OWN = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
 _NOT_OWN.add(Path(__file__).resolve().parents[1])
 
@@ -42,7 +47,8 @@ def run_imports(names: object, folder: Path) -> list[errors.Problem]:
         try:
             fault = _import_file(name, folder) if name.endswith(".py") else _import_module(name)
         except (Exception, SystemExit) as error:
-            fault = f"importing '{name}' raised {type(error).__name__}{_where(error)}: {error}"
+            what = errors.first_line(error, most=500)
+            fault = f"importing '{name}' raised {type(error).__name__}{_where(error)}: {what}"
         if fault:
             problems.append(errors.Problem(("imports", index), fault))
     return problems
@@ -83,6 +89,8 @@ def blamed(error: BaseException) -> str:
         return ""
     for raised in _chain(error):
         line = errors.first_line(raised)
+        if isinstance(raised, ValidationError):
+            line = sentence(raised.errors(include_url=False)[0])
         frames = [frame for frame in _frames(raised) if _is_own(frame.filename)]
         if frames:
             frame = frames[-1]
@@ -96,6 +104,9 @@ def blamed(error: BaseException) -> str:
         part: Any = type(owner) if isinstance(owner, Part) else None  # what it did not define
         if isinstance(raised, errors.ContractError):
             part = raised.part
+        elif isinstance(raised, TypeError) and (called := _CALLED.match(str(raised))):
+            part = _class_of_ones_own(called[1]) or part
+            line += _promised(part, called[2])
         try:
             file, number = inspect.getsourcefile(part), inspect.getsourcelines(part)[1]
         except (OSError, TypeError):  # no part, or one typed into an interpreter
@@ -103,6 +114,35 @@ def blamed(error: BaseException) -> str:
         if file is not None and _is_own(file):
             return f"{file}:{number}, in {part.__name__}: {line}"
     return ""
+
+
+def passed_through(error: BaseException) -> str:
+    """Where a file that a recipe imports called what raised an error; empty if none did.
+
+    For example ``pruners.py:26, in begin``. Where the file itself raised it, its words suffice.
+    """
+    frames = _frames(error)
+    own = [frame for frame in frames if _is_own(frame.filename)]
+    if not own or own[-1] is frames[-1]:
+        return ""
+    return f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}"
+
+
+def _class_of_ones_own(name: str) -> type | None:
+    """The class of that name in a file that a recipe imported."""
+    modules = [vars(sys.modules[known]) for known in _imported.values() if known in sys.modules]
+    found = [module[name] for module in modules if isinstance(module.get(name), type)]
+    return found[-1] if found else None
+
+
+def _promised(part: Any, method: str) -> str:
+    """Say how a method of a part is called, as the base class that is ours declares it."""
+    ours = [kind for kind in getattr(part, "__mro__", ()) if kind.__module__.startswith(_OURS)]
+    function = next((vars(kind)[method] for kind in ours if method in vars(kind)), None)
+    if function is None:
+        return ""
+    names = ", ".join(["self", *list(inspect.signature(function).parameters)[1:]])
+    return f". Define it as {method}({names})"
 
 
 def _is_own(file: str) -> bool:

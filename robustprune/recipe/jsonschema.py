@@ -20,8 +20,8 @@ Schema = dict[str, Any]
 
 _EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-    "description": "A recipe, or several, relative to this file, of which later ones win. This "
-    "file's mappings are merged into theirs; its lists and scalars replace theirs.",
+    "description": "A recipe, or several, relative to this file or by name, of which later ones "
+    "win. This file's mappings are merged into theirs; its lists and scalars replace theirs.",
 }
 _ARITHMETIC = {
     "type": "string",

@@ -111,6 +111,10 @@ class _Loader(yaml.SafeLoader):
             # an alias may come here again
             if key.value in values and all(p.message != twice for p in self.reading.problems):
                 self.reading.problems.append(Problem(inner, twice))
+            if node.flow_style and ":" in key.value and not value.value:
+                key_, _, rest = key.value.partition(":")
+                spaced = f"a space must follow the colon: write {{{key_}: {rest}}}."
+                self.reading.problems.append(Problem(place, spaced))
             self.reading.lines.setdefault(inner, line)
             values[key.value] = self.value(value, inner)
         for source in merged:  # after the mapping's own keys, which win

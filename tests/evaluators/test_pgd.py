@@ -99,3 +99,23 @@ def test_an_attack_that_leaves_the_ball_is_an_error(monkeypatch):
 def test_bad_options_are_refused(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         create("pgd", **options)
+
+
+class WithSource(torch.nn.Module):
+    """A network that happens to have a part called as a quantised one's float network."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.source = model, torch.nn.Flatten()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images)
+
+
+def test_transfer_is_pgd_of_a_network_that_is_not_quantised():
+    model = linear(2)
+    images, labels = batch(model, 60, wrong=4)
+    eps = between(margins(model, images, labels, "linf"), 0.5)
+    expected = create("pgd", eps=eps).judge(model, images, labels, seed=0)["pgd"]
+    found = create("transfer", eps=eps).judge(WithSource(model), images, labels, seed=0)
+    assert torch.equal(found["transfer"], expected)
