@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from robustprune.arithmetic import written
 from robustprune.artifacts.backends import Backend
+from robustprune.artifacts.backends.base import CERTIFICATES
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound, kept_weights, left_dense
 from robustprune.artifacts.surgery import describe_cuts
 from robustprune.families import metric_of
 from robustprune.files import write_text
 
-_CERTIFICATES = {"ibp", "crown_ibp", "crown", "alpha_crown", "verified"}
-_ATTACKS = {"pgd", "autoattack", "torchattacks"}
+_ATTACKS = {"pgd", "transfer", "autoattack", "torchattacks"}
 
 
 def card_path(export: Path) -> Path:
@@ -25,28 +26,41 @@ def card_path(export: Path) -> Path:
 
 def write_card(saved: SavedModel, path: Path, backend: Backend, notes: Sequence[str]) -> None:
     """Write the card of an exported file beside it; ``notes`` are what `Backend.export` gave."""
+    write_text(card_path(path), card_of(saved, path, backend, notes))
+
+
+def card_of(saved: SavedModel, path: Path, backend: Backend, notes: Sequence[str]) -> str:
+    """The card of an exported file, as Markdown."""
+    saved = replace(saved, metadata=backend.metadata(saved))
     about = saved.metadata
     size = f"{path.stat().st_size:,} bytes, format {backend.registered_name}"
     lines = [
-        f"# {about.get('recipe', about['model']['name'])}: {about.get('network', 'network')}",
+        f"# {title(saved)}",
         *("", f"`{path.name}`, {size}.", *notes),
-        *("", "## Network", "", *_network(saved)),
+        *("", "## Network", "", *_network(saved, inside=backend.normalises)),
         *("", "## Training", "", *_training(about)),
         *("", "## Measured", "", *_measured(about)),
         *("", "## Not claimed", "", *_limits(about)),
     ]
     if code := backend.loading(saved, path):
         lines += ["", "## Loading", "", "```python", code, "```"]
-    write_text(card_path(path), "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
-def _network(saved: SavedModel) -> Iterator[str]:
+def title(saved: SavedModel) -> str:
+    """The name of a network: its recipe's, or its architecture's, and its own."""
+    about = saved.metadata
+    return f"{about.get('recipe', about['model']['name'])}: {about.get('network', 'network')}"
+
+
+def _network(saved: SavedModel, *, inside: bool) -> Iterator[str]:
     about, layers = saved.metadata, kept_weights(saved)
     kept, total = sum(layer.kept for layer in layers), sum(layer.total for layer in layers)
     yield f"- Architecture: {_options(about['model'])}"
     if cuts := describe_cuts(about):
         yield f"- Cut for good, after which the rest stands: {cuts}."
-    yield "- Images: in [0, 1]; normalised inside where mean and std are not 0 and 1."
+    where = "inside" if inside else "by whoever runs it, outside,"
+    yield f"- Images: in [0, 1]; normalised {where} where mean and std are not 0 and 1."
     if classes := about.get("classes"):
         names = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
         yield f"- Classes in the order of its outputs, {len(classes):,}: {names}."
@@ -58,7 +72,7 @@ def _network(saved: SavedModel) -> Iterator[str]:
         yield "- Its weights were rounded to half precision after what is said below was measured."
     yield (
         f"- Size: {dense_bytes(saved):,} bytes as dense tensors; what is kept and where takes "
-        f"{information_bound(saved):,.0f}."
+        f"{information_bound(saved):,.0f} before values are compressed."
     )
 
 
@@ -87,7 +101,8 @@ def _measured(about: Mapping[str, Any]) -> Iterator[str]:
     if not names:
         yield "Nothing was measured of this network, as far as its file says."
         return
-    yield "On the first test images of the dataset, by the evaluators of its recipe:"
+    split = about.get("split", "test")  # those of validation may have chosen the network
+    yield f"On the first {split} images of the dataset, by the evaluators of its recipe:"
     yield from ("", "| metric | value | 95 % interval | images | how |", "|---|---:|---|---:|---|")
     for name in names:
         interval = " to ".join(f"{end:.3f}" for end in metrics.get(f"{name}_interval") or [])
@@ -102,7 +117,7 @@ def _limits(about: Mapping[str, Any]) -> Iterator[str]:
     yield "- Robustness to anything but the attacks and balls above, or on other data."
     if measured & _ATTACKS:
         yield "- Attacks bound robust accuracy from above: a stronger one may find more."
-    if not measured & _CERTIFICATES:
+    if not measured & CERTIFICATES:
         yield "- No bound on the network itself was computed: nothing is verified."
     if "smoothing" in measured:
         yield "- Smoothing certifies what it makes of the network, not the network itself."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -35,7 +36,12 @@ DTYPES = {
 }
 """Types of tensors, under safetensors' names."""
 
+_FITTED = 100_000  # values that k-means looks at, at most
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+MOST_SHARED = 256
+"""Values that a codebook holds at most: a code is a byte."""
 
 Size = Annotated[int, Field(strict=True, ge=0)]
 
@@ -61,6 +67,7 @@ class Entry(BaseModel):
     mask: bool = False
     count: Size | None = None
     position_bytes: Size = 0
+    codebook: Annotated[int, Field(strict=True, ge=0, le=MOST_SHARED)] = 0
     crc32: Size
 
     @property
@@ -76,7 +83,8 @@ class Entry(BaseModel):
     @property
     def value_bytes(self) -> int:
         """Bytes that its values take before compression."""
-        return self.values * DTYPES[self.stored or self.dtype].itemsize
+        size = DTYPES[self.stored or self.dtype].itemsize
+        return self.codebook * size + self.values if self.codebook else self.values * size
 
     @property
     def tensor_bytes(self) -> int:
@@ -97,7 +105,7 @@ class Entry(BaseModel):
 
 
 def pack_tensor(
-    name: str, tensor: Tensor, mask: Tensor | None, *, half: bool = False
+    name: str, tensor: Tensor, mask: Tensor | None, *, half: bool = False, codebook: int = 0
 ) -> tuple[Entry, bytes, bytes]:
     """A tensor's entry in the manifest, its positions and its values.
 
@@ -106,6 +114,7 @@ def pack_tensor(
         tensor: of any shape.
         mask: boolean, the tensor's shape; or None.
         half: write values in half precision; refused where one is too large.
+        codebook: write so many shared values and their numbers instead; 0: each value itself.
     """
     if tensor.dtype not in _NAMES:
         raise PackError(f"{name} is of type {tensor.dtype}, which cannot be packed.")
@@ -125,6 +134,12 @@ def pack_tensor(
         coding, positions = encode(where)
         coded, kept = positions.tobytes(), raw[where]
         flat = flat.masked_fill(torch.from_numpy(~where), 0)
+    content, shared = kept.T.tobytes(), 0  # planes: the first bytes of all values, …
+    if codebook and len(kept):
+        whole = torch.from_numpy(where) if coding else torch.ones_like(flat, dtype=torch.bool)
+        centres, codes = share(flat[whole], codebook)
+        flat = flat.masked_scatter(whole, centres[codes.long()])
+        content, shared = _bytes(centres).T.tobytes() + codes.numpy().tobytes(), len(centres)
     entry = Entry(
         name=name,
         dtype=_NAMES[tensor.dtype],
@@ -134,15 +149,44 @@ def pack_tensor(
         mask=mask is not None,
         count=len(kept) if len(kept) != len(raw) else None,
         position_bytes=len(coded),
+        codebook=shared,
         crc32=_checksum(flat.to(tensor.dtype), where if mask is not None else None),
     )
-    return entry, coded, kept.T.tobytes()  # planes: the first bytes of all values, …
+    return entry, coded, content
+
+
+def share(values: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """At most so many values in the place of ``values``, ``(n,)``, and the number of each one's.
+
+    k-means from evenly spaced values, as in *Deep Compression* (Han et al. 2016, Sec. 3.2).
+
+    Returns:
+        Shared values, ascending, of the type of ``values``, and ``(n,)``, uint8.
+
+    Raises:
+        PackError: a value is not finite.
+    """
+    from sklearn.cluster import KMeans  # a second, which reading files need not wait for
+
+    if not bool(values.isfinite().all()):
+        raise PackError("a weight is infinite or no number, and shares no value with others.")
+    few = values[:: -(-len(values) // _FITTED)]
+    distinct = torch.from_numpy(np.unique(values.numpy()))
+    if len(distinct) <= most:
+        return distinct, torch.searchsorted(distinct, values).byte()
+    start = np.linspace(float(values.min()), float(values.max()), most)[:, None]
+    kmeans: Any = KMeans(most, init=start, n_init=1)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings(action="ignore"):  # of fewer distinct values than were asked for
+        kmeans.fit(few.double().numpy()[:, None])
+    centres = torch.from_numpy(np.unique(kmeans.cluster_centers_)).to(values.dtype)
+    between = (centres[1:] + centres[:-1]) / 2
+    return centres, torch.searchsorted(between, values).byte()
 
 
 def unpack_tensor(entry: Entry, positions: Bytes, values: Bytes) -> tuple[Tensor, Tensor | None]:
     """The tensor and its mask, if it has one; refused if the checksum is another."""
     stored = DTYPES[entry.stored or entry.dtype]
-    raw, where = values.reshape(stored.itemsize, entry.values).T, None
+    raw, where = _values(entry, values, stored.itemsize), None
     if entry.coding is not None:
         try:
             where = decode(entry.coding, positions, entry.size)
@@ -156,6 +200,17 @@ def unpack_tensor(entry: Entry, positions: Bytes, values: Bytes) -> tuple[Tensor
         raise PackError(f"{entry.name} does not have the checksum that was noted")
     shaped = flat.reshape(entry.shape)
     return shaped, None if mask is None else torch.from_numpy(mask).reshape(entry.shape)
+
+
+def _values(entry: Entry, values: Bytes, size: int) -> Bytes:
+    """``(values, bytes of each)``: as they stand in planes, or looked up in the codebook."""
+    if not entry.codebook:
+        return values.reshape(size, entry.values).T
+    planes, codes = np.split(values, [entry.codebook * size])
+    if codes.size and codes.max() >= entry.codebook:
+        raise PackError(f"{entry.name}: a code is beyond its {entry.codebook} shared values")
+    found: Bytes = planes.reshape(size, entry.codebook).T[codes]
+    return found
 
 
 def _bytes(flat: Tensor) -> Bytes:

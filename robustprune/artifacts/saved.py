@@ -105,6 +105,7 @@ class _Metadata(_Open):
     imported: dict[str, Any] = {}
     weights: str | dict[str, Any] | None = None
     values: str = ""
+    split: str = "test"
     masked: list[str] = []
     layout: str = ""
     surgery: list[Cut] = []

@@ -19,7 +19,7 @@ def read_as_described(path: Path) -> tuple[dict, dict, dict]:
         frames = [file.get_tensor(name).tobytes() for name in ("manifest", "positions", "values")]
         seal = json.loads(file.metadata()["robustprune"])
     digest = hashlib.sha256(b"".join(frames)).hexdigest()
-    assert seal == {"format": "packed", "sha256": digest, "version": 1}
+    assert seal == {"format": "packed", "sha256": digest, "version": seal["version"]}
     manifest, positions, values = (zstandard.ZstdDecompressor().decompress(f) for f in frames)
     content = json.loads(manifest)
     tensors, masks = {}, {}
@@ -32,9 +32,14 @@ def read_as_described(path: Path) -> tuple[dict, dict, dict]:
             length = entry.get("position_bytes", 0)
             mine, positions = positions[:length], positions[length:]
             where = {"gaps": of_gaps, "bits": of_bits}[coding](mine, size)
-        planes, values = values[: count * stored.itemsize], values[count * stored.itemsize :]
-        rows = [planes[plane * count : (plane + 1) * count] for plane in range(stored.itemsize)]
+        shared = entry.get("codebook", 0)
+        n = shared or count
+        planes, values = values[: n * stored.itemsize], values[n * stored.itemsize :]
+        rows = [planes[plane * n : (plane + 1) * n] for plane in range(stored.itemsize)]
         kept = np.frombuffer(bytes(b for value in zip(*rows, strict=True) for b in value), stored)
+        if shared:
+            codes, values = values[:count], values[count:]
+            kept = kept[list(codes)]
         flat = np.zeros(size, TYPES[entry["dtype"]])
         flat[where] = kept
         check = np.packbits(where).tobytes() if entry.get("mask") else b""

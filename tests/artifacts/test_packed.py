@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import robustprune.artifacts
-from robustprune.artifacts.backends.packed import VERSION, Packed
+from robustprune.artifacts.backends.packed import SHARED, VERSION, Packed
 from robustprune.artifacts.checksummed import ModelFile
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import dense_bytes, information_bound, packed_bytes
@@ -167,4 +167,4 @@ def test_the_bound_by_hand():
 
 def test_the_description_names_the_version():
     text = (Path(robustprune.artifacts.__file__).parent / "PACKED.md").read_text()
-    assert text.startswith(f"# The packed format, version {VERSION}\n")
+    assert text.startswith(f"# The packed format, versions {VERSION} and {SHARED}\n")

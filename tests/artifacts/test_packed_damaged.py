@@ -227,8 +227,8 @@ def test_a_manifest_that_would_fill_the_memory_is_refused(path):
 
 
 def test_a_later_version_is_named(path):
-    resealed(path, lambda manifest, frames: None, version=2)
-    with pytest.raises(UsageError, match="version 2 of the format, and this robustprune reads"):
+    resealed(path, lambda manifest, frames: None, version=3)
+    with pytest.raises(UsageError, match="version 3 of the format, and this robustprune reads"):
         read_model(path)
 
 

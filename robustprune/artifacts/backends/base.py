@@ -19,6 +19,12 @@ from robustprune.errors import MissingDependencyError, UsageError, first_line
 from robustprune.files import replacing
 from robustprune.models import image_size
 
+CERTIFICATES = {"ibp", "crown_ibp", "crown", "alpha_crown", "verified"}
+"""Evaluators that bound a network itself, by name."""
+
+MEASURED = ("metrics", "alarms", "split")
+"""Keys of the metadata that hold what evaluators found."""
+
 _BATCHES = (1, 7)  # sizes that a file is tried with
 
 
@@ -31,10 +37,21 @@ class Backend(Part):
 
     suffixes: ClassVar[tuple[str, ...]]
     """Endings of its files' names; the first is put behind a name that is not given."""
-    libraries: ClassVar[tuple[str, ...]] = ()
-    """Modules that writing needs, and robustprune does not bring along."""
-    install: ClassVar[str] = ""
-    """The command that installs them."""
+
+    normalises: ClassVar[bool] = True
+    """False if its files hold the network behind the normalisation only."""
+    calibrated: ClassVar[bool] = False
+    """True if writing needs training images, so that ``--data`` and ``--root`` say which."""
+
+    @property
+    def exact(self) -> bool:
+        """True if what was measured of a network, and proved, holds for its files."""
+        return True
+
+    def metadata(self, network: SavedModel) -> dict[str, Any]:
+        """What a file says of its network: nothing that was measured of another one."""
+        left_out = () if self.exact else MEASURED
+        return {key: value for key, value in network.metadata.items() if key not in left_out}
 
     @property
     def tolerance(self) -> float:
@@ -103,6 +120,10 @@ class Backend(Part):
         if not path.name.endswith(self.suffixes):
             endings = " or ".join(self.suffixes)
             raise UsageError(f"{path}: a file of format '{name}' ends in {endings}.")
+        if getattr(network.model, "quantised", False):
+            raise UsageError(
+                "the network is quantised already. Export the one that it was made from."
+            )
         for library in self.libraries:
             self.library(library)
         images = [example_images(network, batch) for batch in _BATCHES]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ _WIDEST = 16  # bytes of an element, of those that there are
 class Onnx(Backend):
     """An ONNX graph, for ONNX Runtime and others: any batch size, normalisation inside."""
 
-    suffixes = (".onnx",)
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     libraries = ("onnx", "onnxscript", "onnxruntime")
     install = "pip install 'robustprune[onnx]'"
 
@@ -38,7 +38,7 @@ class Onnx(Backend):
         """Write a network with input ``images`` in [0, 1] and output ``logits``."""
         onnx = self.library("onnx")
         try:
-            with _quiet():
+            with quiet():
                 program = torch.onnx.export(
                     network.model,
                     (example_images(network, 2),),
@@ -59,14 +59,16 @@ class Onnx(Backend):
             if name not in used and not name.endswith(COUNTER):
                 array = tensor.detach().cpu().contiguous().numpy()
                 proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-        about = canonical(network.metadata | {"masked": sorted(network.masks)})
-        proto.metadata_props.add(key=KEY, value=about)
-        content = proto.SerializeToString()
-        path.write_bytes(content + digest_of(content))
+        seal(proto, path, network.metadata | {"masked": sorted(network.masks)})
         return [
             "Input 'images', (batch, channels, height, width) in [0, 1]; output 'logits'; "
             "normalisation inside."
         ]
+
+    @classmethod
+    def recognises(cls, file: ModelFile) -> bool:
+        """True of a file of this ending, unless it is a quantised one."""
+        return super().recognises(file) and not file.path.name.endswith(".int8.onnx")
 
     @classmethod
     def read(cls, file: ModelFile) -> SavedModel:
@@ -74,6 +76,17 @@ class Onnx(Backend):
 
         The masks are where pruned tensors are not zero. Counters of batches are not in the file.
         """
+        path = file.path
+        proto, metadata = cls.checked(file)
+        tensors = cls.tensors_in(path, proto)
+        outline = Outline(path, metadata, tensors=len(tensors))
+        own = {name: tensors[name] for name in outline.state if name in tensors}
+        model = fitted(outline, own).model
+        return SavedModel(model, outline.nonzero_masks(model.state_dict()), metadata)
+
+    @classmethod
+    def checked(cls, file: ModelFile) -> tuple[Any, dict[str, Any]]:
+        """The graph in a file of ours, and its metadata; refused if a bit has changed."""
         path, onnx = file.path, cls.library("onnx")
         content = path.read_bytes()
         try:
@@ -84,8 +97,6 @@ class Onnx(Backend):
                 raise ValueError("its tensors are in other files, which are not read")
             needed = sum(math.prod(tensor.dims) * _WIDEST for tensor in found)
             check_room(path, needed, held=len(content), times=_WIDEST)
-            to_array = onnx.numpy_helper.to_array
-            tensors = {one.name: torch.tensor(to_array(one)) for one in found}
         except UsageError:
             raise
         except Exception as error:  # of protobuf, about bytes of any kind
@@ -98,11 +109,16 @@ class Onnx(Backend):
         body = content[: -len(digest_of(b""))]
         if content != body + digest_of(body):
             raise file.changed()
-        metadata = parse_json(path, known[KEY])
-        outline = Outline(path, metadata, tensors=len(tensors))
-        own = {name: tensors[name] for name in outline.state if name in tensors}
-        model = fitted(outline, own).model
-        return SavedModel(model, outline.nonzero_masks(model.state_dict()), metadata)
+        return proto, parse_json(path, known[KEY])
+
+    @classmethod
+    def tensors_in(cls, path: Path, proto: Any) -> dict[str, Tensor]:
+        """The tensors that stand in a graph, by name."""
+        to_array = cls.library("onnx").numpy_helper.to_array
+        try:
+            return {one.name: torch.tensor(to_array(one)) for one in proto.graph.initializer}
+        except Exception as error:  # of numpy, about bytes of any kind
+            raise UsageError(f"{path} is damaged: {first_line(error)}") from None
 
     def run(self, network: SavedModel, path: Path) -> Callable[[Tensor], Tensor]:
         """The graph in ONNX Runtime, on the CPU."""
@@ -118,13 +134,24 @@ class Onnx(Backend):
         return logits
 
 
-def session(path: Path, *, threads: int = 0) -> Any:
-    """An ONNX Runtime session of a file, on the CPU; 0 threads: as many as it likes."""
+def session(path: Path | bytes, *, threads: int = 0) -> Any:
+    """An ONNX Runtime session of a file, or of its content, on the CPU.
+
+    0 threads: as many as it likes.
+    """
     runtime = Onnx.library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    content = path if isinstance(path, bytes) else str(path)
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def seal(proto: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Write a graph with our metadata and a digest of everything."""
+    proto.metadata_props.add(key=KEY, value=canonical(metadata))
+    content = proto.SerializeToString()
+    path.write_bytes(content + digest_of(content))
 
 
 def digest_of(content: bytes) -> bytes:
@@ -138,7 +165,7 @@ def digest_of(content: bytes) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out the exporter's remarks about its own insides."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
