@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -59,7 +60,11 @@ def picture(groups: Sequence[Group], file: Path) -> None:
     panels = [
         figure for figure in accuracy.section(groups).figures if not figure.name.endswith("clean")
     ]
-    images = [Image.open(BytesIO(panel.png)).convert("RGB") for panel in panels]
+    for panel in panels:
+        panel.canvas.set_layout_engine("constrained")  # room for what a page says beside it
+        title = textwrap.fill(panel.title, 46)
+        panel.canvas.axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold")
+    images = [Image.open(BytesIO(panel.save("png"))).convert("RGB") for panel in panels]
     images = [image.resize((WIDTH, WIDTH * image.height // image.width)) for image in images]
     columns = min(len(images), 3)
     rows = -(-len(images) // columns)

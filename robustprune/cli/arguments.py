@@ -18,7 +18,8 @@ MODEL = "a model file of a run or an export, a plain state dict, or a timm name"
 _READ_AS: dict[str, Callable[[str], Any]] = {
     "N": typed.positive,
     "X": typed.real,
-    **dict.fromkeys(("DIR", "FILE", "RECIPE"), typed.path),
+    "RECIPE": typed.recipe,
+    **dict.fromkeys(("DIR", "FILE"), typed.path),
 }
 _FLAG: dict[str, Any] = {"action": "store_true"}
 
@@ -38,10 +39,10 @@ def option(parser: ArgumentParser, usage: str, help: str, **more: Any) -> None:
     parser.add_argument(name, help=help, **{**kind, **more})
 
 
-def add_recipes(parser: ArgumentParser) -> None:
-    """Add ``recipes``, at least one, and ``--set``."""
-    text = "recipe files, e.g. recipes/quickstart.yaml"
-    parser.add_argument("recipes", type=typed.path, nargs="+", metavar="RECIPE", help=text)
+def add_recipes(parser: ArgumentParser, *, nargs: str = "+") -> None:
+    """Add ``recipes``, by default at least one, and ``--set``."""
+    text = "files, or names that `robustprune recipes` lists, e.g. quickstart"
+    parser.add_argument("recipes", type=typed.recipe, nargs=nargs, metavar="RECIPE", help=text)
     add_overrides(parser)
 
 

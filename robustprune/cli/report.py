@@ -1,8 +1,8 @@
 """Write one HTML page about runs, which needs no other file and no network.
 
-It shows accuracy against density, against the attack's radius and against the certified one, what
-masks keep by magnitude and by layer, training curves, and attacked images. Its figures lie as PNGs
-beside it.
+It shows accuracy against density, against bytes and multiply-adds, against the attack's radius and
+against the certified one, what masks keep by magnitude and by layer, training curves, and attacked
+images. Its figures lie as SVG and PDF, one column of a paper wide, in a folder beside it.
 
   robustprune report runs/quickstart/<id>                     to report/report.html in that folder
   robustprune report runs/quickstart/* --out seeds.html     means over seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def path(text: str) -> Path:
         raise ArgumentTypeError(f"{error}") from None
 
 
+def recipe(text: str) -> Path:
+    """The file of a recipe, or of one that comes with the package, by its name."""
+    from robustprune.recipe.packaged import find  # the package's `__init__` reads YAML
+
+    try:
+        return find(text)
+    except UsageError as error:
+        raise ArgumentTypeError(f"{error}") from None
+
+
 def names(text: str) -> list[str]:
     """Names with commas between them, at least one."""
     found = [name.strip() for name in text.split(",") if name.strip()]
@@ -60,6 +71,9 @@ def names(text: str) -> list[str]:
 def part(text: str) -> tuple[str, dict[str, str]]:
     """A part's name and options, ``packed:values=fp16``."""
     name, _, options = text.partition(":")
+    if "=" in name or re.search(r"=[^,]*:\w+=", options):
+        right = re.sub(r"[:,](?=\w+=)", ",", text).replace(",", ":", 1)
+        raise ArgumentTypeError(f"expected NAME:KEY=VALUE,KEY=VALUE; got '{text}'. Write {right}")
     fields = {}
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")

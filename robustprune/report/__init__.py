@@ -13,14 +13,15 @@ __all__ = ["write_report"]
 def write_report(
     folders: Sequence[Path], out: Path, *, ended: bool = False, console: Console | None = None
 ) -> Path:
-    """Write one self-contained HTML page about some runs, and its figures as PNGs beside it.
+    """Write one self-contained HTML page about some runs, and its figures into a folder.
 
     Equal input gives an equal page. What a run names (its imports, its dataset) is neither executed
     nor downloaded.
 
     Args:
         folders: run folders, or ``results.json`` files; those of one recipe are shown as means.
-        out: the page, ``….html``, which is returned; a figure is ``…-<figure>.png`` beside it.
+        out: the page, ``….html``, which is returned; each figure is an SVG and a PDF in the folder
+            ``…-figures`` beside it.
         ended: the runs have come to their end, though their folders do not say so yet.
         console: shows a bar while the page is drawn; silent if absent.
 

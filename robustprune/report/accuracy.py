@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from robustprune.arithmetic import written
 from robustprune.evaluators.accuracy import interval
 from robustprune.evaluators.base import Evaluator
+from robustprune.report.estimates import Estimate, estimate, mean_interval
 from robustprune.report.figures import (
     Figure,
     Points,
@@ -20,7 +21,7 @@ from robustprune.report.figures import (
     error_bars,
     in_words,
 )
-from robustprune.report.groups import Estimate, Group, estimate, mean_interval
+from robustprune.report.groups import Group
 from robustprune.report.runs import Metrics
 from robustprune.types import Threat
 
@@ -56,8 +57,8 @@ def section(groups: Sequence[Group]) -> Section:
 
 
 def ball(threat: Threat) -> str:
-    """Return ``ℓ∞ ε = 8/255``."""
-    return f"{NORMS[threat.norm]} ε = {written(threat.eps)}"
+    """Return ``ℓ∞ ε = 8/255``, with spaces at which no line is broken."""
+    return f"{NORMS[threat.norm]} ε = {written(threat.eps)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _metrics(group: Group) -> dict[str, str]:

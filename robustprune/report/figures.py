@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from robustprune.report.groups import Estimate, Style
+from robustprune.files import replacing
+from robustprune.report.estimates import Estimate
+from robustprune.report.groups import Style
 from robustprune.report.tables import Table
 
 Points = Sequence[tuple[float, Estimate]]
@@ -26,7 +28,15 @@ Points = Sequence[tuple[float, Estimate]]
 LINES = ("-", "--", ":", "-.")
 """Line styles of densities, the largest first."""
 
+_LETTERS = 54  # of a legend's row, handles and gaps included
+
 _STYLE = Path(__file__).with_name("page.mplstyle")
+# what would differ from one time to the next
+_UNDATED: dict[str, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,12 @@ class Figure:
     """The same in words and numbers, for who cannot see it."""
     svg: bytes
     """For the page."""
-    png: bytes
-    """For everything else."""
+    canvas: Canvas = field(compare=False, repr=False)
+    """Laid out, to be saved in other formats."""
+
+    def save(self, kind: str) -> bytes:
+        """Return the content of a file: ``svg``, ``pdf`` or ``png``; equal input, equal bytes."""
+        return _saved(self.canvas, kind)
 
 
 @dataclass
@@ -62,24 +76,63 @@ class Section:
 def draw(
     name: str, title: str, alt: str, paint: Callable[[Axes], None], *, legend: int = 3
 ) -> Figure:
-    """Draw a panel with a legend of some columns below the axes. Equal input gives equal bytes."""
+    """Draw a panel of a paper's column, with a legend below the axes.
+
+    It is one row where that fits, otherwise rows of up to ``legend`` columns. The title is left to
+    the page, or to a paper's caption.
+    """
     with matplotlib.style.context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box, as in any program
-        canvas = Canvas(figsize=(4.0, 3.3), layout="constrained")
+        canvas = Canvas(layout="constrained")
         axes = canvas.subplots()
         paint(axes)
-        axes.set_title(textwrap.fill(title, 46), loc="left")
         handles, labels = axes.get_legend_handles_labels()
         if handles:
             found = zip(handles, labels, strict=True)  # matplotlib names error bars last
             pairs = sorted(found, key=lambda pair: not isinstance(pair[0], ErrorbarContainer))
-            canvas.legend(*zip(*pairs, strict=True), loc="outside lower center", ncols=legend)
+            wide = [len(label) + 5 for label in labels]
+            columns = max(1, min(legend, _LETTERS // max(wide)))
+            columns = len(wide) if sum(wide) <= _LETTERS else columns
+            canvas.legend(*zip(*pairs, strict=True), loc="outside lower center", ncols=columns)
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")  # laid out once, not at each saving
-        svg, png = io.BytesIO(), io.BytesIO()
-        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        canvas.savefig(png, format="png", metadata={"Software": None})
-    return Figure(slug(name), title, alt, svg.getvalue(), png.getvalue())
+    return Figure(slug(name), title, alt, _saved(canvas, "svg"), canvas)
+
+
+def _saved(canvas: Canvas, kind: str) -> bytes:
+    with matplotlib.style.context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        canvas.savefig(file := io.BytesIO(), format=kind, metadata=_UNDATED[kind])
+    return _slim(file.getvalue()) if kind == "svg" else file.getvalue()
+
+
+def _slim(svg: bytes) -> bytes:
+    """Leave out what nobody sees: a page holds dozens, and was twice as heavy with it."""
+    svg = re.sub(rb"<metadata>.*?</metadata>", b"", svg, flags=re.DOTALL)
+    svg = re.sub(rb"<[^>]*>", _slim_tag, svg)  # a label is no tag, and stays as it is
+    return re.sub(rb"\s*\n\s*", b" ", svg)
+
+
+def _slim_tag(tag: re.Match[bytes]) -> bytes:
+    """Drop names that nothing refers to, turns by no angle, and digits below 0.01 of a point."""
+    short = re.sub(rb' id="[A-Za-z][\w.]*_\d+"| transform="rotate\(-0 [^)]*\)"', b"", tag[0])
+    return re.sub(rb"(\.\d\d)\d+", rb"\1", short)
+
+
+def write_figures(figures: Iterable[Figure], folder: Path) -> None:
+    """Write each as an SVG, which any browser shows, and as a PDF, which LaTeX takes.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    seen: Counter[str] = Counter()
+    for figure in figures:
+        seen[figure.name] += 1  # labels may differ in characters that no file's name has
+        number = f"-{seen[figure.name]}" if seen[figure.name] > 1 else ""
+        for kind, content in (("svg", figure.svg), ("pdf", figure.save("pdf"))):
+            file = folder / f"{figure.name}{number}.{kind}"
+            with replacing(file, durable=False) as temporary:
+                temporary.write_bytes(content)
 
 
 def slug(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,12 +12,11 @@ from functools import cached_property
 from itertools import cycle, takewhile
 from typing import Any, NamedTuple
 
-from scipy.stats import t  # type: ignore[attr-defined]
-
 from robustprune.errors import UsageError
 from robustprune.evaluators import registry
 from robustprune.evaluators.accuracy import measured
 from robustprune.evaluators.base import Evaluator
+from robustprune.report.estimates import Estimate, estimate
 from robustprune.report.runs import Network, Paper, Run
 from robustprune.tracking.layout import flatten
 
@@ -42,10 +40,12 @@ _KNOWN = {
     "magnitude": Style("#D55E00", "^"),
     "random": Style("#767676", "v"),
 }
-_SPARE = (
-    *(Style("#009E73", "D"), Style("#CC79A7", "P"), Style("#E69F00", "X")),
-    *(Style("#56B4E9", "p"), Style("#882255", "*")),
-)
+_SPARE = [
+    Style(colour, marker)  # thirty, of which the first five differ in both
+    for colour, marker, _ in zip(
+        cycle(["#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255"]), cycle("DPXp*<"), range(30)
+    )
+]
 
 
 def styles(variants: Iterable[str]) -> dict[str, Style]:
@@ -53,52 +53,6 @@ def styles(variants: Iterable[str]) -> dict[str, Style]:
     wanted = set(variants)
     others = dict(zip(sorted(wanted - _KNOWN.keys()), cycle(_SPARE), strict=False))
     return {name: style for name, style in _KNOWN.items() if name in wanted} | others
-
-
-class Estimate(NamedTuple):
-    """A metric of a network."""
-
-    value: float
-    """Value of the run, or the mean over runs."""
-    low: float
-    """Lower end of the 95 % interval; ``value`` itself if there is none."""
-    high: float
-    each: tuple[float, ...]
-    """Value of every run that measured it."""
-    images: int | None
-    """The number of images of each, if it is known."""
-
-    def percent(self) -> str:
-        """Return ``73.3 (66.0–80.5)``, in percent."""
-        interval = f" ({100 * self.low:.1f}–{100 * self.high:.1f})" if self.low < self.high else ""
-        return f"{100 * self.value:.1f}{interval}"
-
-
-def estimate(found: Sequence[Mapping[str, float | list[float]]], metric: str) -> Estimate | None:
-    """Return a metric over the runs of one recipe, of a network's ``metrics`` in each; or None."""
-    having = [metrics for metrics in found if isinstance(metrics.get(metric), int | float)]
-    values = [float(metrics[metric]) for metrics in having]  # type: ignore[arg-type]
-    if not values:
-        return None
-    images, interval = having[0].get(f"{metric}_n"), having[0].get(f"{metric}_interval")
-    count = int(images) if isinstance(images, int | float) else None
-    low = high = values[0]
-    if len(values) > 1:
-        low, high = mean_interval(values, fraction=interval is not None)
-    elif isinstance(interval, list) and len(interval) == 2:
-        low, high = interval
-    return Estimate(statistics.fmean(values), low, high, tuple(values), count)
-
-
-def mean_interval(values: Sequence[float], *, fraction: bool = True) -> tuple[float, float]:
-    """Return the 95 % Student interval of the mean of two or more values; a fraction's in [0, 1].
-
-    It tells what another training would give on the same images.
-    """
-    mean, n = statistics.fmean(values), len(values)
-    reach = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
-    low, high = mean - reach, mean + reach
-    return (max(low, 0.0), min(high, 1.0)) if fraction else (low, high)
 
 
 @dataclass(frozen=True)
@@ -123,6 +77,12 @@ class Group:
     def metrics(self) -> dict[str, bool]:
         """Its metrics in the order they were measured, and which are accuracies."""
         return measured([n.metrics for run in self.runs for n in run.results.networks])
+
+    @cached_property
+    def numbers(self) -> dict[str, bool]:
+        """Its metrics, then all else that is known of its networks, and which are fractions."""
+        found = [name for run in self.runs for n in run.results.networks for name in n.numbers]
+        return self.metrics | {name: name == "turnover" for name in dict.fromkeys(found)}
 
     @cached_property
     def evaluators(self) -> list[Evaluator]:
@@ -156,9 +116,21 @@ class Group:
         """Its seeds: ``0, 1, 2``."""
         return ", ".join(str(run.results.seed) for run in self.runs)
 
+    @property
+    def title(self) -> str:
+        """Its label, runs and seeds, in words."""
+        several = "s" if len(self.runs) > 1 else ""
+        return f"{self.label}: {len(self.runs)} run{several}, seed{several} {self.seeds}"
+
     def entries(self, network: str) -> list[Network]:
         """Return a network's entry in each run that has it."""
         return [n for run in self.runs for n in run.results.networks if n.name == network]
+
+    def dead(self, network: str) -> str:
+        """Return what is put behind a network's name: `` (2 dead)`` of its runs, if any is."""
+        entries = self.entries(network)
+        count = sum(entry.dead is not None for entry in entries)
+        return f" ({count} dead)" if 0 < count < len(entries) else " (dead)" if count else ""
 
     def styles_of(self, variants: Iterable[str]) -> dict[str, Style]:
         """Return the styles of some variants, in the order in which every figure has them."""
@@ -171,8 +143,8 @@ class Group:
         return {n.variant: n.name for n in pruned if n.density == density}
 
     def estimate(self, network: str, metric: str) -> Estimate | None:
-        """Return a metric of a network, over all runs that measured it."""
-        return estimate([entry.metrics for entry in self.entries(network)], metric)
+        """Return a metric or another number of a network, over all runs that measured it."""
+        return estimate([entry.metrics | entry.numbers for entry in self.entries(network)], metric)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -184,7 +156,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     sets: dict[tuple[str, int], list[Run]] = {}
     seen: Counter[tuple[str, int]] = Counter()
     for run in runs:
-        recipe = json.dumps(_options(run), sort_keys=True)
+        said = {key: value for key, value in _options(run).items() if value is not None}
+        recipe = json.dumps(said, sort_keys=True)  # null, as a later version may write, is not said
         sets.setdefault((recipe, seen[recipe, run.results.seed]), []).append(run)
         seen[recipe, run.results.seed] += 1
     ordered = [sorted(members, key=lambda run: run.results.seed) for members in sets.values()]
@@ -220,7 +193,8 @@ def _name(runs: Sequence[Run]) -> str:
 def differences(runs: Mapping[str, Run]) -> dict[str, dict[str, list[str]]]:
     """Return the options in which some runs differ; their names only if nothing else does.
 
-    An evaluator or a pruner that a recipe does not have at all is one difference, not many.
+    An evaluator or a pruner that a recipe does not have at all is one difference, not many. An
+    option that is null in one and absent in another, as of two versions, is none.
 
     Args:
         runs: by what they are to be called.
@@ -244,6 +218,8 @@ def differences(runs: Mapping[str, Run]) -> dict[str, dict[str, list[str]]]:
 def _differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {}
     for key in dict.fromkeys(key for recipe in recipes.values() for key in recipe):
+        if all(recipe.get(key) is None for recipe in recipes.values()):
+            continue
         for label, recipe in recipes.items():
             text = json.dumps(recipe[key], ensure_ascii=False) if key in recipe else "absent"
             found.setdefault(key, {}).setdefault(text, []).append(label)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from robustprune.errors import UsageError
-from robustprune.files import replacing, write_text
-from robustprune.report import accuracy, curves, images, masks
-from robustprune.report.figures import Section
+from robustprune.files import write_text
+from robustprune.report import accuracy, cost, curves, images, masks
+from robustprune.report.figures import Section, write_figures
 from robustprune.report.groups import Group, grouped
 from robustprune.report.runs import read_run
 from robustprune.report.tables import differences_table, measures_table, metrics_table, runs_table
@@ -36,14 +35,10 @@ def write_page(folders: Sequence[Path], out: Path, *, ended: bool, console: Cons
             drawn = draw(groups)
             sections += drawn if isinstance(drawn, list) else [drawn]
             bar.advance()
-    seen: Counter[str] = Counter()
     try:
-        for figure in (figure for section in sections for figure in section.figures):
-            seen[figure.name] += 1  # labels may differ in characters that no file's name has
-            number = f"-{seen[figure.name]}" if seen[figure.name] > 1 else ""
-            with replacing(out.with_name(f"{out.stem}-{figure.name}{number}.png")) as temporary:
-                temporary.write_bytes(figure.png)
-        write_text(out, _html(groups, sections))
+        folder = out.with_name(f"{out.stem}-figures")
+        write_text(out, _html(groups, sections, folder.name))
+        write_figures((f for section in sections for f in section.figures), folder)
     except OSError as error:
         raise UsageError(
             f"cannot write {out}: {error.strerror}. Name another file with --out."
@@ -74,7 +69,7 @@ def _results(groups: Sequence[Group]) -> Section:
     return found
 
 
-def _html(groups: Sequence[Group], sections: Sequence[Section]) -> str:
+def _html(groups: Sequence[Group], sections: Sequence[Section], folder: str) -> str:
     environment = Environment(
         loader=PackageLoader("robustprune.report", ""),
         autoescape=True,
@@ -92,11 +87,12 @@ def _html(groups: Sequence[Group], sections: Sequence[Section]) -> str:
         ],
         runs=runs_table(groups),
         sections=sections,
+        folder=folder,
         base64=lambda svg: base64.b64encode(svg).decode(),  # as an image, an SVG can run nothing
     )
 
 
 _SECTIONS: tuple[Callable[[Sequence[Group]], Section | list[Section]], ...] = (
-    *(_results, accuracy.section, accuracy.security, accuracy.certified),
+    *(_results, accuracy.section, cost.section, accuracy.security, accuracy.certified),
     *(masks.sections, curves.section, images.section),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +60,17 @@ class Network(_Document):
         """The label of its pruner in the recipe, ``hydra`` of ``hydra-0.01``; or dense."""
         return self.name.removesuffix(f"-{self.density:g}")
 
+    @property
+    def numbers(self) -> Metrics:
+        """Kept weights, turnover, and the numbers of measures as ``size/bytes_packed``."""
+        found = {"kept": self.kept, "turnover": self.turnover} | {
+            f"{measure}/{name}": value
+            for measure, values in self.measures.items()
+            for name, value in values.items()
+        }
+        numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
 
 class Paper(_Document):
     """The paper's numbers of the same setting."""
@@ -98,6 +110,7 @@ class Results(_Document):
     recipe: str
     seed: int
     networks: list[Network]
+    datasets: list[dict[str, Any]] = []
     max_steps: int | None = None
     environment: dict[str, Any] = {}
     params: Params = Params()
@@ -137,6 +150,25 @@ class Run:
         path = self.path / network / name
         inside = path.resolve().is_relative_to(self.path.resolve())
         return path if inside and path.is_file() else None
+
+    def number(self, network: str, name: str) -> float | None:
+        """Return a metric or another number of a network; None if it was not measured."""
+        for entry in self.results.networks:
+            value = (entry.metrics | entry.numbers).get(name)
+            if entry.name == network and isinstance(value, int | float):
+                return value
+        return None
+
+    def images(self, network: str, metric: str) -> int | None:
+        """Return the number of images that a metric is about, if it is known."""
+        count = self.number(network, f"{metric}_n")
+        return None if count is None else int(count)
+
+    @property
+    def tested(self) -> str | None:
+        """The digest of the test set, if it is known."""
+        digests = (d.get("digest") for d in self.results.datasets if d.get("context") == "test")
+        return next((digest for digest in digests if isinstance(digest, str)), None)
 
     @property
     def models(self) -> dict[str, Path]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustprune.errors import UsageError, nearest
 from robustprune.messages import left_dense
+from robustprune.report.estimates import Spread
 from robustprune.report.groups import Group, differences
 
 NONE = "–"
@@ -24,57 +26,85 @@ class Table:
 def metrics_table(group: Group) -> Table:
     """Return a row per network: what is kept, and each metric, the paper's beside it."""
     cells = {
-        "network": [_named(group, network.name) for network in group.networks],
+        "network": [network.name + group.dead(network.name) for network in group.networks],
         "density": [f"{network.density:g}" for network in group.networks],
         "kept": [NONE if n.kept is None else f"{n.kept:,}" for n in group.networks],
         "turnover (%)": [_turnover(group, network.name) for network in group.networks],
     }
     for metric, fraction in group.metrics.items():
-        head = f"{metric} (%)" if fraction else metric
-        cells[head] = [_value(group, n.name, metric, fraction=fraction) for n in group.networks]
+        cells[headed(metric, fraction)] = [
+            _value(group, n.name, metric, fraction=fraction) for n in group.networks
+        ]
         if group.paper and metric in (group.paper.metrics or {}):
             cited = (group.paper.metrics or {})[metric]
             cells[f"{metric}, paper (%)"] = [
                 f"{100 * cited[n.name]:.1f}" if n.name in cited else NONE for n in group.networks
             ]
-    several = "s" if len(group.runs) > 1 else ""
-    caption = f"{group.label}: {len(group.runs)} run{several}, seed{several} {group.seeds}"
     measured = f"measured on {_images(group)}" if group.metrics else "no evaluator has run"
     dense = left_dense({network.name: network.left_dense for network in group.networks})
     note = " ".join(f"{text[0].upper()}{text[1:]}." for text in (measured, *dense))
-    return Table(caption, list(cells), list(zip(*cells.values(), strict=True)), note)
+    return Table(group.title, list(cells), list(zip(*cells.values(), strict=True)), note)
 
 
 def measures_table(group: Group) -> Table:
     """Return a row per network: its size and operations, as far as they were measured."""
-    found = {
-        network.name: {
-            f"{measure} {name}": f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-            for measure, values in network.measures.items()
-            for name, value in values.items()
-            if isinstance(value, int | float)
-        }
+    names = [name for name in group.numbers if "/" in name]
+    rows = [
+        [network.name]
+        + [_value(group, network.name, n, fraction=False, spread="none") for n in names]
         for network in group.networks
-    }
-    columns = list(dict.fromkeys(name for values in found.values() for name in values))
-    rows = [[n, *(v.get(c, NONE) for c in columns)] for n, v in found.items() if v]
+        if any("/" in name for name in network.numbers)
+    ]
+    columns = [name.replace("/", " ").replace("_", " ") for name in names]
     return Table(f"{group.label}: measures", ["network", *columns], rows)
 
 
-def comparison(groups: Sequence[Group]) -> Table:
-    """Return the same for many recipes: networks of one name stand below each other."""
-    metrics = {name: f for group in groups for name, f in group.metrics.items()}
-    columns = ["network", "recipe", "runs", "turnover (%)"]
-    columns += [f"{name} (%)" if fraction else name for name, fraction in metrics.items()]
-    names = dict.fromkeys(network.name for group in groups for network in group.networks)
+def comparison(
+    groups: Sequence[Group], metrics: Sequence[str] = (), spread: Spread = "interval"
+) -> Table:
+    """Return the same for many recipes: networks of one name stand below each other.
+
+    Variants are in the order of the recipes, and their networks from the densest on.
+    """
+    shown = chosen(groups, metrics)
+    columns = ["network", "recipe", "runs", "turnover (%)", *map(headed, shown, shown.values())]
+    every = {network.name: network for group in groups for network in group.networks}
+    variants = list(dict.fromkeys(network.variant for network in every.values()))
+    names = sorted(every, key=lambda n: (variants.index(every[n].variant), -every[n].density))
     rows = [
-        [_named(group, name), group.label, str(len(group.entries(name))), _turnover(group, name)]
-        + [_value(group, name, metric, fraction=f) for metric, f in metrics.items()]
+        [
+            name + group.dead(name),
+            group.label,
+            str(len(group.entries(name))),
+            _turnover(group, name),
+        ]
+        + [_value(group, name, metric, fraction=f, spread=spread) for metric, f in shown.items()]
         for name in names
         for group in groups
         if group.entries(name)
     ]
     return Table("final metrics", columns, rows)
+
+
+def chosen(groups: Sequence[Group], names: Sequence[str]) -> dict[str, bool]:
+    """Return the metrics and other numbers of these names, and which are fractions.
+
+    Without names all metrics.
+
+    Raises:
+        UsageError: no network has such a number.
+    """
+    known = {name: fraction for group in groups for name, fraction in group.numbers.items()}
+    if unknown := [name for name in names if name not in known]:
+        hint = nearest(unknown[0], known)
+        raise UsageError(f"--metrics: no network of these runs has a number '{unknown[0]}'.{hint}")
+    metrics = dict.fromkeys(name for group in groups for name in group.metrics)
+    return {name: known[name] for name in names or metrics}
+
+
+def headed(metric: str, fraction: bool) -> str:
+    """Return the head of a metric's column."""
+    return f"{metric} (%)" if fraction else metric
 
 
 def differences_table(groups: Sequence[Group]) -> Table:
@@ -116,25 +146,15 @@ def runs_table(groups: Sequence[Group]) -> Table:
     return Table("runs", columns, rows)
 
 
-def _named(group: Group, network: str) -> str:
-    """Return a network's name, and the number of runs in which it is dead."""
-    entries = group.entries(network)
-    count = sum(entry.dead is not None for entry in entries)
-    if not count:
-        return network
-    return f"{network} (dead)" if count == len(entries) else f"{network} ({count} dead)"
-
-
-def _value(group: Group, network: str, metric: str, *, fraction: bool) -> str:
+def _value(
+    group: Group, network: str, metric: str, *, fraction: bool, spread: Spread = "interval"
+) -> str:
     found = group.estimate(network, metric)
-    if found is None:
-        return NONE
-    return found.percent() if fraction else f"{found.value:.4g}"
+    return " ".join(filter(None, found.texts(fraction=fraction, spread=spread))) if found else NONE
 
 
 def _turnover(group: Group, network: str) -> str:
-    values = [e.turnover for e in group.entries(network) if e.turnover is not None]
-    return f"{100 * sum(values) / len(values):.1f}" if values else NONE
+    return _value(group, network, "turnover", fraction=True, spread="none")
 
 
 def _images(group: Group) -> str:

@@ -103,7 +103,9 @@ def _entry(net: Net, more: float) -> dict[str, Any]:
         metrics |= {name: value, f"{name}_n": n, f"{name}_interval": [value - 0.1, value + 0.05]}
     pruner = None if net.name == "dense" else net.name.partition("-")[0]
     turnover = None if pruner is None else 0.25
-    facts = {"kept": round(29472 * net.density), "prunable": 29472, "turnover": turnover}
+    kept = round(29472 * net.density)
+    facts: dict[str, Any] = {"kept": kept, "prunable": 29472, "turnover": turnover}
+    facts["measures"] = {"size": {"bytes_packed": 4 * kept}, "flops": {"macs_sparse": 12 * kept}}
     return {"name": net.name, "pruner": pruner, "density": net.density, "metrics": metrics} | facts
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustprune.report.groups import estimate, mean_interval
+from robustprune.report.estimates import estimate, mean_interval
 
 ONE = {"pgd": 0.5, "pgd_n": 100, "pgd_interval": [0.4, 0.62]}
 
@@ -11,7 +11,8 @@ def test_one_run_has_the_interval_over_its_images() -> None:
     found = estimate([ONE], "pgd")
     assert found is not None
     assert (found.value, found.low, found.high, found.images) == (0.5, 0.4, 0.62, 100)
-    assert found.percent() == "50.0 (40.0–62.0)"
+    assert found.texts(fraction=True) == ("50.0", "(40.0–62.0)")
+    assert found.texts(fraction=True, spread="std") == ("50.0", "")
 
 
 def test_several_runs_have_a_mean_and_students_interval() -> None:
@@ -22,6 +23,8 @@ def test_several_runs_have_a_mean_and_students_interval() -> None:
     assert found.value == pytest.approx(0.6)
     assert (found.low, found.high) == pytest.approx((0.6 - reach, 0.6 + reach))
     assert found.each == (0.5, 0.6, 0.7)
+    assert found.texts(fraction=True, spread="std") == ("60.0", "± 10.0")
+    assert found.texts(fraction=True, spread="none") == ("60.0", "")
 
 
 def test_the_interval_of_a_fraction_stays_a_fraction() -> None:

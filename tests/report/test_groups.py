@@ -7,6 +7,7 @@ import pytest
 
 from robustprune.report.groups import differences, grouped
 from robustprune.report.runs import Run, read_run
+from robustprune.report.tables import comparison
 
 from . import made
 
@@ -24,6 +25,15 @@ def _elsewhere(document: dict[str, Any]) -> None:
 
 def _other_lr(document: dict[str, Any]) -> None:
     document["params"]["prune"]["optimizer"]["lr"] = 1.5
+
+
+def _newer(document: dict[str, Any]) -> None:
+    document["params"]["prune"]["later"] = None
+
+
+def _sparsest_only(document: dict[str, Any]) -> None:
+    document["params"]["prune"]["densities"] = [0.01]
+    document["networks"] = [n for n in document["networks"] if n["density"] != 0.1]
 
 
 def _cut(document: dict[str, Any]) -> None:
@@ -93,11 +103,23 @@ def test_the_mean_is_over_the_seeds(tmp_path: Path) -> None:
     assert found.value == pytest.approx(0.675)
 
 
+def test_networks_of_several_recipes_stand_from_the_densest_on(tmp_path: Path) -> None:
+    groups = grouped([one(tmp_path / "a", 0, _sparsest_only), one(tmp_path / "b")])
+    names = dict.fromkeys(row[0] for row in comparison(groups).rows)
+    assert list(names) == ["dense", "hydra-0.1", "hydra-0.01", "magnitude-0.1", "magnitude-0.01"]
+
+
 def test_only_what_differs_is_a_difference(tmp_path: Path) -> None:
     runs = {"a": one(tmp_path / "a"), "b": one(tmp_path / "b", 1, _elsewhere)}
     assert differences(runs) == {}
     runs["c"] = one(tmp_path / "c", 0, _other_lr)
     assert differences(runs) == {"prune.optimizer.lr": {"10.0": ["a", "b"], "1.5": ["c"]}}
+
+
+def test_an_option_that_an_older_version_did_not_know_is_no_difference(tmp_path: Path) -> None:
+    runs = [one(tmp_path / "a"), one(tmp_path / "b", 1, _newer)]
+    assert differences({run.name: run for run in runs}) == {}
+    assert [group.label for group in grouped(runs)] == ["tiny"]
 
 
 def test_an_evaluator_that_is_missing_is_one_difference(tmp_path: Path) -> None:

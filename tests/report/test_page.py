@@ -12,7 +12,7 @@ from robustprune.report import write_report
 
 from . import made
 
-SECTIONS = ["results", "accuracy", "security", "certified", "weights", "layers", "curves"]
+SECTIONS = ["results", "accuracy", "cost", "security", "certified", "weights", "layers", "curves"]
 SECTIONS.append("images")
 
 
@@ -29,20 +29,23 @@ def test_the_page_has_every_section_and_needs_no_other_file(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_figure_lies_beside_the_page_and_has_words(page: Path) -> None:
+def test_every_figure_lies_in_a_folder_and_has_words(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     alts = re.findall(r'<img src="data:image/svg\+xml;base64,[^"]+" alt="([^"]*)">', text)
-    pictures = sorted(page.parent.glob("report-*.png"))
-    assert len(alts) == len(pictures) == 4 + 2 + 2 + 2 + 2 + 6 + 1
+    folder = page.parent / "report-figures"
+    assert len(alts) == 4 + 2 + 2 + 2 + 2 + 2 + 6 + 1
+    assert len(list(folder.glob("*.svg"))) == len(list(folder.glob("*.pdf"))) == len(alts)
     assert all(len(alt) > 40 for alt in alts)
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    assert text.count("<figcaption>tiny: ") == len(alts)
+    assert len(text) < 450_000
 
 
 @pytest.mark.slow
 def test_the_numbers_of_the_table_are_the_runs(page: Path) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", page.read_text(encoding="utf-8"))
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
-    (hydra,) = [row for row in cells if row[0] == "hydra-0.01"]
+    hydra, measures = [row for row in cells if row[0] == "hydra-0.01"]
+    assert measures[1:] == ["1,180", "3,540"]
     assert hydra[1:5] == ["0.01", "295", "25.0", "70.0 (60.0–75.0)"]
 
 
@@ -55,11 +58,15 @@ def test_equal_input_gives_an_equal_page(tmp_path: Path) -> None:
     path = made.folder(tmp_path / "run", files=False, change=_no_attack)
     first, second = (write_report([path], tmp_path / n / "a.html") for n in ("x", "y"))
     assert first.read_bytes() == second.read_bytes()
-    (picture,) = first.parent.glob("*.png")
-    assert picture.read_bytes() == (second.parent / picture.name).read_bytes()
+    pictures = [*first.parent.glob("a-figures/*")]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert picture.read_bytes() == (second.parent / "a-figures" / picture.name).read_bytes()
 
 
 def _measured(document: dict[str, Any]) -> None:
+    for network in document["networks"]:
+        network["measures"] = {}
     for network in document["networks"][:2]:
         flops = {"dense": 12_345_678, "sparse": 12.345, "layers": {"0": {"dense": 1}}}
         network["measures"] = {"flops": flops}
@@ -189,8 +196,8 @@ def _alike(document: dict[str, Any]) -> None:
 def test_figures_whose_names_collide_all_stay(tmp_path: Path) -> None:
     path = made.folder(tmp_path / "run", files=False, change=_alike)
     write_report([path], tmp_path / "a.html")
-    names = {file.name for file in tmp_path.glob("a-accuracy-*.png")}
-    assert {"a-accuracy-tiny-a-b.png", "a-accuracy-tiny-a-b-2.png"} <= names
+    names = {file.name for file in tmp_path.glob("a-figures/accuracy-*.svg")}
+    assert {"accuracy-tiny-a-b.svg", "accuracy-tiny-a-b-2.svg"} <= names
 
 
 def test_nothing_to_report_is_told(tmp_path: Path) -> None:

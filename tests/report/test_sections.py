@@ -22,6 +22,8 @@ from robustprune.report.figures import Section
 
 from . import made
 
+BALL = "ℓ∞ ε = 0.1".replace(" ", "\N{NO-BREAK SPACE}")
+
 
 def axes_of(section: Section, canvases: list[Canvas]) -> dict[str, Axes]:
     """The axes of a section's figures, by the figures' names."""
@@ -50,7 +52,7 @@ def test_accuracy_against_density(run: Path, undrawn: list[Canvas]) -> None:
     bars = next(c for c in axes.containers if c.get_label() == "hydra").lines[2][0]
     assert np.ptp(bars.get_segments()[0][:, 1]) == pytest.approx(15)  # 0.1 below, 0.05 above
     assert "dense 75.0 % at 1; hydra 62.5 % at 0.1, 50.0 % at 0.01" in section.figures[1].alt
-    assert section.figures[1].title == "tiny: pgd, ℓ∞ ε = 0.1"
+    assert section.figures[1].title == f"tiny: pgd, {BALL}"
 
 
 def _paper(document: dict[str, Any]) -> None:
@@ -224,7 +226,7 @@ def test_images_are_attacked_in_the_ball_of_the_recipe(run: Path, undrawn: list[
     untouched, dense = np.stack(pixels[:6]), np.stack(pixels[6:12])
     assert np.abs(dense - untouched).max() == pytest.approx(0.1, abs=1e-6)
     assert (dense.min(), dense.max()) == (0.0, 1.0)
-    assert section.figures[0].title == "tiny: PGD-2, ℓ∞ ε = 0.1"
+    assert section.figures[0].title == f"tiny: PGD-2, {BALL}"
     assert "untouched: 2, 3, 4, 5, 6, 7; dense: " in section.figures[0].alt
     assert len(axes.texts) == 24
 
