@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustprune import datasets, evaluators, masking, measures, objectives, pruners
+    from robustprune.api import Evaluated, Pruned, certify, evaluate, export, prune, save_model
     from robustprune.artifacts import backends
     from robustprune.artifacts.backends import Backend
     from robustprune.artifacts.reading import load_model
@@ -36,14 +37,16 @@ if TYPE_CHECKING:
     from robustprune.types import Progress
     from robustprune.version import __version__
 
-__all__ = ["Allocation", "Backend", "Context", "Dataset", "Evaluator", "Loss", "Measure", "Method"]
-__all__ += ["Objective", "OptimizerPart", "Progress", "Pruner", "Recipe", "RunResult", "Schedule"]
-__all__ += ["Stage", "StageChanges", "StageOptions", "Structure", "UsageError", "__version__"]
-__all__ += ["allocations", "backends", "create_model", "datasets", "evaluators", "load_model"]
-__all__ += ["load_recipe", "masking", "measures", "objectives", "optimizers", "pruners", "run"]
+__all__ = ["Allocation", "Backend", "Context", "Dataset", "Evaluated", "Evaluator", "Loss"]
+__all__ += ["Measure", "Method", "Objective", "OptimizerPart", "Progress", "Pruned", "Pruner"]
+__all__ += ["Recipe", "RunResult", "Schedule", "Stage", "StageChanges", "StageOptions", "Structure"]
+__all__ += ["UsageError", "__version__", "allocations", "backends", "certify", "create_model"]
+__all__ += ["datasets", "evaluate", "evaluators", "export", "load_model", "load_recipe", "masking"]
+__all__ += ["measures", "objectives", "optimizers", "prune", "pruners", "run", "save_model"]
 __all__ += ["schedules", "sparse", "structures", "tune"]
 
 _HOMES = {
+    "robustprune.api": "Evaluated Pruned certify evaluate export prune save_model",
     "robustprune.artifacts.backends": "backends Backend",
     "robustprune.artifacts.reading": "load_model",
     "robustprune.datasets": "datasets Dataset",

@@ -15,9 +15,11 @@ from robustprune import datasets
 from robustprune.artifacts.reading import is_model_file, read_model
 from robustprune.artifacts.saved import SavedModel
 from robustprune.artifacts.sizes import kept_weights
+from robustprune.cli.hints import check_model_path
 from robustprune.components import build
 from robustprune.datasets.files import check_names, read_names
 from robustprune.errors import InvalidError, Problem, UsageError
+from robustprune.masking import table
 from robustprune.models import ModelOptions, check_name, create_model, pretrained
 from robustprune.recipe.reading import NotYamlError, read_yaml
 
@@ -35,6 +37,7 @@ def open_model(arguments: Namespace) -> SavedModel:
         UsageError: the file, the architecture or the dataset is at fault.
     """
     path: Path = arguments.model
+    check_model_path(path)
     classes = None if arguments.classes is None else _class_names(arguments.classes)
     if arguments.arch is not None:
         options = build(ModelOptions, _parse("--arch", arguments.arch), ("--arch",))
@@ -76,16 +79,9 @@ def data_document(text: str | None) -> dict[str, Any] | None:
     return document
 
 
-def layer_table(saved: SavedModel) -> tuple[list[str], list[list[str]]]:
+def layer_table(saved: SavedModel) -> table.Table:
     """Return columns and rows: what is kept of each prunable layer, and of all of them."""
-    layers = kept_weights(saved)
-    counts = [(one.name, "×".join(map(str, one.shape)), one.kept, one.total) for one in layers]
-    counts += [("all", "", sum(one.kept for one in layers), sum(one.total for one in layers))]
-    rows = [
-        [name, shape, f"{kept:,}", f"{total:,}", f"{kept / max(total, 1):.4g}"]
-        for name, shape, kept, total in counts
-    ]
-    return ["layer", "shape", "kept", "of", "density"], rows
+    return table.layer_table(kept_weights(saved))
 
 
 def _parse(option: str, text: str) -> Any:

@@ -7,9 +7,10 @@ Its address is printed, and it is served to this machine until Ctrl-C.
   robustprune ui recipes/quickstart.yaml     the one that a recipe's tracking: names
   robustprune ui sqlite:///my.db --port 5001
 
-The run of a recipe holds one run per network. Sorted by final/pgd, all networks stand in one list.
-Tick some and press Compare, for a scatter of final/density against final/pgd and parallel
-coordinates.
+It opens on the experiment that was run last: each pruned network's accuracies against
+its density, in its pruner's colour, grouped by recipe over seeds. Another view, in the menu Views,
+lists the runs by their best networks; a run's description is the table of its results. Tick
+networks and press Compare for parallel coordinates.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ def command(arguments: Namespace) -> None:
         with stoppable():
             console.info(f"starting MLflow's UI on {redact(uri)} …")
             with tracking.serve_ui(uri, port=arguments.port) as server:
-                console.info(f"open {server.runs}   (Ctrl-C ends it)")
+                address, of = server.runs, ""
+                if (last := server.charts()) is not None:
+                    console.info(f"all experiments: {server.runs}")
+                    address, of = last[1], f"the charts of '{last[0]}', which was run last; "
+                console.info(f"open {address}   ({of}Ctrl-C ends it)")
                 server.wait()
     except KeyboardInterrupt:
         console.info("stopped.")
@@ -58,7 +63,7 @@ def _store_uri(store: str | None) -> str:
         return store
     path = Path(store).absolute()
     if path.suffix in (".yaml", ".yml"):
-        return store_uri(load_recipe(path).tracking, RUNS)
+        return store_uri(load_recipe(store).tracking, RUNS)
     if not path.is_dir():
         return sqlite_uri(path)
     for folder in (path, *path.parents[:2]):  # of the runs, or of a run among them

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustprune.artifacts.saved import SavedModel
-from robustprune.components import Part
+from robustprune.components import Part, check_installed
 from robustprune.datasets import Splits
 from robustprune.errors import UsageError
 from robustprune.evaluators import Evaluator
@@ -32,7 +32,16 @@ from robustprune.pipeline.compute import Compute
 from robustprune.pipeline.evaluation_state import JudgedBatch, KeptBatches, Subject
 from robustprune.pipeline.images import ImageTable
 from robustprune.pipeline.initial_network import check_takes, classes_of
-from robustprune.pipeline.sanity import Alarm, Dead, alarm_text, alarms, dead_text, find_dead
+from robustprune.pipeline.intake import doubt
+from robustprune.pipeline.sanity import (
+    Alarm,
+    Dead,
+    alarm_text,
+    alarms,
+    dead_text,
+    find_dead,
+    flat_text,
+)
 from robustprune.pipeline.sparse import Entry, SparseCopies
 from robustprune.recipe import ComputeOptions
 from robustprune.shard import Shard
@@ -101,15 +110,27 @@ def parts_of(
         raise UsageError(f"the file names no dataset; name one with --data. Choices: {choices}.")
     if root is not None:
         asked["root"] = root
-    limits = {"samples": samples, "batch_size": batch_size}
-    limits = {key: value for key, value in limits.items() if value is not None}
     if evaluators is None:
         evaluators = metadata.get("evaluate") or [{"name": "clean"}]
-    parts = [create_part("evaluators", document | limits) for document in evaluators]
+    parts = evaluators_of(evaluators, samples=samples, batch_size=batch_size)
+    return create_part("datasets", asked), parts
+
+
+def evaluators_of(
+    documents: Sequence[Mapping[str, Any]], *, samples: int | None, batch_size: int | None
+) -> list[Evaluator]:
+    """Evaluators as recipes write them, all with these limits where they are no None.
+
+    Raises:
+        UsageError: an unknown name, a wrong option, or two with one metric.
+    """
+    limits = {"samples": samples, "batch_size": batch_size}
+    limits = {key: value for key, value in limits.items() if value is not None}
+    parts = [create_part("evaluators", {**document, **limits}) for document in documents]
     for name, number in Counter(part.metric for part in parts).items():
         if number > 1:
             raise UsageError(f"evaluator '{name}' stands {number} times; give each a label=….")
-    return create_part("datasets", asked), parts
+    return parts
 
 
 def create_part(of: str, document: Mapping[str, Any]) -> Any:
@@ -144,18 +165,20 @@ def evaluate_saved(
         choices: from a task's key to the file where those of its sparse copies are.
 
     Raises:
-        UsageError: a dataset's files are missing, or a network does not take its images; nothing
-            was judged.
+        UsageError: a library or a dataset's files are missing, or a network does not take its
+            images; nothing was judged.
     """
+    check_installed(*(part for task in tasks.values() for part in (task[1], *task[2])))
     found = {}
     options = options or ComputeOptions()
     with Compute(options) as compute:
         shard = compute.shard
         where: Any = {"device": compute.device, "console": console, "shard": shard}
-        where["sparse"] = options.sparse
         subjects = {}
-        for key, (saved, data, _) in tasks.items():  # all, before anything is computed
+        for key, (saved, data, evaluators) in tasks.items():  # all, before anything is computed
             try:
+                if is_quantised(saved.model):
+                    check_quantised(evaluators, measures)
                 subjects[key] = shard.in_turn(partial(_subject_of, saved, data, seed))
             except UsageError as error:
                 raise UsageError(f"{key}: {error}" if len(tasks) > 1 else f"{error}") from error
@@ -164,11 +187,41 @@ def evaluate_saved(
             last = subject.about["channels_last"]
             layout = torch.channels_last if last else torch.preserve_format
             saved.model.to(device=compute.device, memory_format=layout)  # type: ignore[call-overload]
+            if "recipe" not in saved.metadata and evaluators:  # it is no run's
+                about = saved.metadata["model"]
+                ask = partial(doubt, saved.model, subject.test, about, device=compute.device)
+                if text := shard.lead(ask):
+                    console.warn(f"{key}: {text}")
             folders = None if kept is None else partial(kept, key)
             record = None if choices is None else choices(key)
+            where["sparse"] = options.sparse
             found[key] = evaluate(subject, evaluators, kept=folders, choices=record, **where)
             found[key].measures = shard.lead(partial(measure, saved, measures, shape=shape))
     return found
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """True of a network that another runtime computes in 8 bits, or that has such a part."""
+    return any(getattr(part, "quantised", False) for part in model.modules())
+
+
+def check_quantised(evaluators: Sequence[Evaluator], measures: Sequence[Measure]) -> None:
+    """Make sure that a quantised network is judged by what holds for one.
+
+    Raises:
+        UsageError: a certificate or a measure does not.
+    """
+    if bounds := [one.registered_name for one in evaluators if one.claims is not None]:
+        raise UsageError(
+            f"{', '.join(bounds)}: the network is quantised to int8, and interval and linear "
+            "bounds are of networks that compute in real numbers: they know nothing of the steps "
+            "to which its activations are rounded. Of certificates there is smoothing "
+            "(`robustprune certify`), which asks for answers only."
+        )
+    if others := [one.registered_name for one in measures if one.registered_name != "latency"]:
+        raise UsageError(
+            f"{', '.join(others)}: only latency is measured of a network that is quantised to int8."
+        )
 
 
 def _subject_of(
@@ -229,13 +282,18 @@ def evaluate(
         after: is called with what is known so far: after each evaluator, and after an alarm.
 
     Raises:
-        UsageError: there are no test images.
+        UsageError: there are no test images, or a certificate is asked for a quantised network.
         ContractError: an evaluator gives something else than it must.
         PeerError: another process has failed.
     """
+    if is_quantised(subject.model):
+        check_quantised(evaluators, [])
+        sparse = "off"  # nothing in it can be traced
     found = Evaluation(dead=shard.lead(lambda: find_dead(subject, evaluators, device=device)))
     if found.dead is not None:
         console.warn(dead_text(subject.network or "the network", found.dead))
+    elif flat := shard.lead(lambda: flat_text(subject, evaluators, device=device)):
+        console.warn(flat)
     if table is not None and evaluators:
         known = [evaluator.metric for evaluator in evaluators]
         found.images = shard.lead(lambda: ImageTable.read(table, known))
@@ -297,7 +355,9 @@ def judge(
     left = [number for number in range(-(-n // evaluator.batch_size)) if number not in done]
     title, before = f"{subject.network} {evaluator.metric}", _count(done.values())
     own = _judged(evaluator, subject, left[shard.rank :: shard.world], n=n, device=device)
-    with closing(own), console.progress(title, n, unit="image", before=before) as bar:
+    part = (subject.network, evaluator.metric, before)
+    progressing = console.progress(title, n, unit="image", before=before, part=part)
+    with closing(own), progressing as bar:
         # a batch of each process that has any left; a fault in one of them stops all
         while batches := [*chain(*shard.gather(shard.together(lambda: [*islice(own, 1)])))]:
             done |= {batch.number: batch for batch in batches}

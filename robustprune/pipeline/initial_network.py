@@ -17,6 +17,7 @@ from robustprune.datasets.base import other_classes
 from robustprune.errors import UsageError, first_line
 from robustprune.families import family
 from robustprune.models import create_model, pretrained
+from robustprune.pipeline.intake import doubt
 from robustprune.recipe import Recipe
 from robustprune.seeding import fork
 from robustprune.train_mode import eval_mode
@@ -28,7 +29,7 @@ def initial_network(
     """The dense network before any training; on the CPU, in training mode.
 
     Drawn from the recipe's seed, or with the weights that the recipe names; ``warn`` is told if
-    those are of a pruned network.
+    those are of a pruned network, or if they guess the images' classes.
 
     Raises:
         UsageError: it cannot be built, its weights cannot be read or do not fit, or it does not
@@ -50,6 +51,9 @@ def initial_network(
     elif weights is not None:
         _load_file(recipe, Path(weights), model, architecture, warn)
     check_takes(model, data, name=recipe.model.name)
+    untaught = weights is not None and recipe.pretrain is None
+    if untaught and (text := doubt(model, data.test, architecture, device=torch.device("cpu"))):
+        warn(f"model.weights: {text}")
     return model
 
 

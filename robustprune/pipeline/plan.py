@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from robustprune.components import check_installed
 from robustprune.datasets import Splits
 from robustprune.masking import MaskedModel, attach, prunable_layers, select
 from robustprune.objectives import Objective
@@ -18,6 +20,7 @@ from robustprune.pipeline.networks import networks, pruners_of
 from robustprune.pruners import Pruner
 from robustprune.recipe import Recipe
 from robustprune.tracking import RUNS, describe_store
+from robustprune.tracking.progress import Work
 from robustprune.training.loop import steps_of
 
 Table = tuple[list[str], list[list[str]]]
@@ -93,12 +96,43 @@ class Plan:
         return attach(model, exclude=pruner.exclude, structure=pruner.structure)
 
 
+def works(
+    recipe: Recipe, data: Splits, *, world: int = 1, max_steps: int | None = None
+) -> list[Work]:
+    """The work of a run in its order: each network's stages, and each evaluator's images.
+
+    Args:
+        recipe: resolved.
+        data: its images.
+        world: the number of processes.
+        max_steps: set if stages are cut.
+    """
+    found = []
+    for network in networks(recipe):
+        variant = "" if network.pruner is None else network.pruner.variant
+        for stage in network.stages:
+            if (options := stage.options) is None:
+                continue
+            objective: Objective = recipe.objective_of(options)
+            steps = steps_of(options, data, objective, seed=recipe.seed, world=world)
+            steps *= options.epochs - stage.start
+            steps = steps if max_steps is None else min(steps, max_steps)
+            found.append(Work(network.name, stage.name, steps, variant))
+        evaluators: list[Any] = recipe.evaluate if data.test else []
+        for evaluator in evaluators:
+            there = len(data.test or ())
+            images = min(evaluator.samples or there, there)
+            found.append(Work(network.name, evaluator.metric, images, judges=True))
+    return found
+
+
 def plan(recipe: Recipe, *, warn: Callable[[str], None] = lambda text: None) -> Plan:
     """Read the data and build the network of a recipe, as `initial_network` does, and check both.
 
     Raises:
-        UsageError: the data is missing or damaged, or the network does not fit it.
+        UsageError: a library that it needs or the data is missing, or the network does not fit it.
     """
+    check_installed(recipe)
     data: Splits = recipe.data.load(seed=recipe.seed)  # type: ignore[attr-defined]
     model = initial_network(recipe, data, warn=warn)
     check_counts(recipe, data, model)

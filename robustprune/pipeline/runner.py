@@ -16,6 +16,7 @@ from typing import Any
 
 from robustprune import tracking
 from robustprune.artifacts.sizes import kept_weights, left_dense
+from robustprune.components import check_installed
 from robustprune.datasets import Splits
 from robustprune.errors import (
     FullDiskError,
@@ -36,6 +37,7 @@ from robustprune.pipeline.evaluation_state import Subject
 from robustprune.pipeline.initial_network import initial_network
 from robustprune.pipeline.launcher_env import restarted
 from robustprune.pipeline.networks import Network, kept_epochs, networks
+from robustprune.pipeline.plan import works
 from robustprune.pipeline.results import RunResult
 from robustprune.pipeline.run_folder import RunFolder, find_run, new_folder, read_together
 from robustprune.pipeline.sanity import alarm_text
@@ -46,6 +48,7 @@ from robustprune.recipe import Recipe, inconsistencies, load_recipe
 from robustprune.recipe.imports import blamed
 from robustprune.report import write_report
 from robustprune.tracking import RUNS, Console, Silent, Tracker, TrackingOptions
+from robustprune.tracking.progress import Whole
 from robustprune.training.loop import History
 from robustprune.version import __version__
 
@@ -68,7 +71,7 @@ def run(
     share the work; the main one writes the files.
 
     Args:
-        recipe: a file, or a recipe already loaded.
+        recipe: a file, the name of one that comes with the package, or a recipe already loaded.
         overrides: ``key=value`` changes, as ``--set`` takes them.
         out: the run folder; a new one in ``runs/<recipe name>/`` if absent.
         resume: go on with ``out``, or with the newest unfinished run of this recipe.
@@ -93,6 +96,7 @@ def run(
         recipe = load_recipe(recipe, overrides)
     elif problems := inconsistencies(recipe):
         raise InvalidError(problems)
+    check_installed(recipe)
     runs, place = Path(runs), None if out is None else Path(out)
     with Compute(recipe.compute) as compute, ExitStack() as held:
         shard = compute.shard
@@ -169,6 +173,8 @@ class _Run(NetworkTrainer):
         }
         self._write_results()
         tracker.start(self.results)
+        parts = works(self.recipe, self.data, world=shard.world, max_steps=self.max_steps)
+        self.console.whole = Whole(parts) if parts else None
         status = "FAILED"
         try:
             for network in networks(self.recipe):
@@ -185,6 +191,7 @@ class _Run(NetworkTrainer):
                 raise
             raise FullDiskError(f"{FULL[error.errno]} ({error.filename})", folder.path) from error
         finally:
+            self.console.whole = None
             tracker.finish(status)
             tracker.close()
         if alarms := result.alarms:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from robustprune.evaluators import Evaluator
 from robustprune.evaluators.criteria import RELATIVE
@@ -22,6 +23,7 @@ Dead = dict[str, Any]
 
 _MOST = 20  # images that are named one by one
 _BATCH = 250
+_TRIED = 20  # images on which a gradient is looked for
 
 
 def alarms(evaluators: Sequence[Evaluator], table: ImageTable) -> list[Alarm]:
@@ -92,6 +94,36 @@ def dead_text(network: str, found: Dead) -> str:
     return (
         f"{network} is dead: it answers class {found['answer']} for all {found['images']} images, "
         "and its accuracies are the share of that class."
+    )
+
+
+def flat_text(subject: Subject, evaluators: Sequence[Evaluator], *, device: torch.device) -> str:
+    """Say that attacks have no gradient to follow; empty if they have, or none is asked for.
+
+    Rounding inside the network and logits that are too large make it exactly 0, and then attacks
+    find a network robust that is not. The first images that are classified rightly are tried.
+    """
+    if not subject.test or not any(evaluator.refutes for evaluator in evaluators):
+        return ""
+    images, labels = next(iter(subject.test.ordered(_TRIED, limit=_TRIED)))
+    images, labels = images.to(device).requires_grad_(), labels.to(device)
+    with eval_mode(subject.model), torch.enable_grad(), fork(subject.seed, "flat"):
+        logits = subject.model(images)
+        right = logits.argmax(1) == labels
+        if not (logits.requires_grad and right.any()):
+            return ""
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        (found,) = torch.autograd.grad(loss, images, allow_unused=True)
+    flat = right if found is None else right & (found.flatten(1).count_nonzero(1) == 0)
+    tried, n = int(right.sum()), int(flat.sum())
+    if 2 * n <= tried:
+        return ""
+    name = subject.network or "the network"
+    return (
+        f"{name}: the loss has no gradient (0 in every pixel) on {n} of {tried} images that are "
+        "classified rightly, so that attacks which follow it find nothing there: what they call "
+        "robust may not be. Something in the network rounds, or its logits are too large. Judge it "
+        "by an attack that needs no gradient, too: autoattack."
     )
 
 

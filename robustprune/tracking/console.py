@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from robustprune.files import FULL
+from robustprune.tracking.progress import Whole
 
 _EVERY = 30.0  # seconds between two lines of a long bar in a log file
 _UNBOUNDED = 100_000  # columns in which every table fits
@@ -33,19 +34,26 @@ class Bar:
         unit: str,
         before: int,
         live: Progress | None,
+        whole: Whole | None = None,
     ) -> None:
         self._console, self._title, self._unit, self._live = console, title, unit, live
+        self._whole = whole
         self._total, self._done, self._before = total, before, before
         self._fields: dict[str, float | str] = {}
         self._began = self._updated = time.monotonic()
         self._task = live.add_task("", total=total, bar=self) if live else TaskID(0)
+        self._below = live.add_task("", total=1, bar=whole) if live and whole else TaskID(0)
 
     def advance(self, n: int = 1, **fields: float | str) -> None:
         """Count ``n`` steps more and show ``fields`` (loss, accuracy, …) from now on."""
         self._done += n
         self._fields.update(fields)
+        if self._whole is not None:
+            self._whole.advance(n)
         if self._live is not None:
             self._live.update(self._task, completed=self._done)
+            if self._whole is not None:
+                self._live.update(self._below, completed=self._whole.share)
         elif (now := time.monotonic()) - self._updated >= _EVERY:
             self._updated = now
             self._console.info(self.line(left=True))
@@ -60,6 +68,8 @@ class Bar:
         for name, value in self._fields.items():
             words.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
         words += [_clock(elapsed), f"{speed:.3g} {self._unit}/s"]  # last: a narrow terminal cuts it
+        if self._whole is not None and self._live is None:
+            words.append(self._whole.line())
         return "  ".join(words)
 
 
@@ -74,7 +84,12 @@ class Console:
     """Prints for people: lines and tables to standard output, warnings to standard error.
 
     A quiet one prints warnings and errors only; ``file`` is used instead of standard output.
+
+    Attributes:
+        whole: the run that bars are parts of, shown with them; None if they are of none.
     """
+
+    whole: Whole | None = None
 
     def __init__(self, *, quiet: bool = False, file: IO[str] | None = None) -> None:
         # Text is printed as it is: no markup, no emoji codes, no guessed colours.
@@ -117,15 +132,26 @@ class Console:
 
     @contextmanager
     def progress(
-        self, title: str, total: int, *, unit: str = "step", brief: bool = False, before: int = 0
+        self,
+        title: str,
+        total: int,
+        *,
+        unit: str = "step",
+        brief: bool = False,
+        before: int = 0,
+        part: tuple[str, str, int] | None = None,
     ) -> Iterator[Bar]:
         """Show a bar while the block runs; one line of it stays.
 
         In a terminal the bar moves. Elsewhere, and for a bar within a bar, a line is printed at
         the end and about every 30 s before. Of a ``brief`` one no line stays: what it shows is told
         elsewhere, too. An earlier process has done ``before`` steps of the ``total``; they tell
-        nothing of the speed, which is in ``unit`` per second.
+        nothing of the speed, which is in ``unit`` per second. ``part`` says which `Work` of the
+        ``whole`` it is: network, name, and the units of it that were done before.
         """
+        whole = self.whole if part is not None else None
+        if whole is not None and part is not None:
+            whole.begin(*part[:2], done=part[2])
         moving = self._out.is_terminal and not (
             self._out.quiet or self._out.is_dumb_terminal or self._bar_moves
         )
@@ -137,7 +163,7 @@ class Console:
             refresh_per_second=4,
             redirect_stderr=sys.stderr.isatty(),  # elsewhere standard error goes its own way
         )
-        bar = Bar(self, title, total, unit, before, live if moving else None)
+        bar = Bar(self, title, total, unit, before, live if moving else None, whole)
         self._bar_moves |= moving
         try:
             with live if moving else nullcontext():

@@ -49,7 +49,7 @@ def log_model(
     The model has the run's parameters. Its signature is of ``images``, an entry of the datasets in
     ``results.json``; ``imports`` are the recipe's, and the files among them are in ``copies``.
     """
-    run_id, network = run.info.run_id, str(run.info.run_name)
+    run_id, network = run.info.run_id, str(run.data.tags["network"])
     logged = client.create_logged_model(
         run.info.experiment_id,
         name=re.sub(r"""[/:.%"']""", "_", network),  # MLflow takes none of these

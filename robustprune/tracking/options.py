@@ -37,6 +37,9 @@ ENVIRONMENT = {
 class TrackingOptions(Options):
     """Where MLflow records the runs. Tracking never stops or slows a training."""
 
+    libraries = ("mlflow",)
+    install = "pip install mlflow\nor set tracking.enabled to false"
+
     experiment: str = Field(default="robustprune", min_length=1, max_length=500)
     """Name of the MLflow experiment that the runs belong to; made when it does not exist."""
 
@@ -50,6 +53,10 @@ class TrackingOptions(Options):
 
     report: bool = True
     """Draw a page about the run at its end, as ``robustprune report`` does, and record it too."""
+
+    def requires(self) -> tuple[str, ...]:
+        """MLflow, if it records anything."""
+        return self.libraries if self.enabled else ()
 
 
 def store_uri(options: TrackingOptions, runs: Path) -> str:

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.types import Schema, TensorSpec
 
 from robustprune.files import lock, write_json
-from robustprune.tracking import layout
+from robustprune.tracking import layout, views
 from robustprune.tracking.models import log_model, logged_model
 from robustprune.tracking.options import (
     TrackingOptions,
@@ -67,6 +67,7 @@ class Store:
         self._ids_file = folder / "state" / "mlflow.json"
         self._ids = _read_ids(self._ids_file)
         self._open_runs: set[str] = set()  # networks' names
+        self._results: Mapping[str, Any] = {}  # as far as they are known
         self._inputs: list[DatasetInput] = []
         self._test_images: dict[str, str] = {}
         self._images: Mapping[str, Any] | None = None  # a dataset that the networks take
@@ -94,8 +95,10 @@ class Store:
     def network(self, entry: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         """Open the run of a network, or reopen it, with its entry in ``results.json`` so far."""
         name = entry["name"]
-        self._open(name, name, *layout.describe_network(entry, results))
+        called = layout.network_name(entry, results)
+        self._open(name, called, *layout.describe_network(entry, results))
         self._open_runs.add(name)
+        self._results = results
 
     def metrics(
         self,
@@ -140,6 +143,7 @@ class Store:
         self._upload(name, layout.NETWORK_FILES)
         self._close(name, layout.ended(entry.get("alarms")))
         self._open_runs.discard(name)
+        self._summarise()
 
     def finish(self, status: str) -> None:
         """Upload the run folder's files; close all open runs as FINISHED, FAILED or KILLED."""
@@ -164,6 +168,26 @@ class Store:
             tags=[RunTag(key, value) for key, value in labels.items()],
         )
         return run_id
+
+    def _summarise(self) -> None:
+        """Note on the parent what has come out so far, and give the experiment views of that."""
+        metrics, tags = layout.summary(self._results)
+        run = self._client.get_run(self._ids[None])
+        there, now = run.data, int(time.time() * 1000)
+        new = {layout.valid_name(key): value for key, value in metrics.items()}
+        self._client.log_batch(
+            run.info.run_id,
+            synchronous=True,
+            metrics=[Metric(k, v, now, 0) for k, v in new.items() if there.metrics.get(k) != v],
+            tags=[RunTag(key, text) for key, text in tags.items() if there.tags.get(key) != text],
+        )
+        self._attempt("views", self._set_views, run.info.experiment_id, now)
+
+    def _set_views(self, experiment: str, now: int) -> None:
+        tags = self._client.get_experiment(experiment).tags
+        names = layout.accuracies(self._results.get("networks") or ())
+        for key, text in views.view_tags(tags, names, experiment=experiment, now=now).items():
+            self._client.set_experiment_tag(experiment, key, text)
 
     def _close(self, network: str | None, status: str) -> None:
         self.flush()

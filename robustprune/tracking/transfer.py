@@ -118,7 +118,7 @@ def _parent(client: MlflowClient, name_or_id: str) -> Run:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = {
         run.info.run_id: run
-        for key in ("run_name", "tags.folder", "tags.recipe")
+        for key in ("run_name", "tags.folder", "tags.recipe", "params.name")
         for run in client.search_runs(experiments, f"{key} = {quote}{name_or_id}{quote}")
         if _PARENT not in run.data.tags
     }

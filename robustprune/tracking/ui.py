@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -13,9 +14,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, Any
+from urllib.request import Request, urlopen
 
 from robustprune.errors import UsageError
+from robustprune.tracking import views
 from robustprune.tracking.options import ENVIRONMENT, check_exists, redact, scheme_of
 
 HOST = "127.0.0.1"  # nobody else's business: MLflow's server asks for no password
@@ -48,6 +51,27 @@ class Server:
             if answer and time.monotonic() > limit:
                 raise UsageError(f"MLflow's UI did not start within {_START:g} s.{self._last()}")
             time.sleep(0.1)  # a wait without end may miss a Ctrl-C that comes just before it
+
+    def charts(self) -> tuple[str, str] | None:
+        """The name and the charts of the experiment that was run last; None if none has any."""
+        with suppress(OSError, ValueError, LookupError):  # the other page is there, at least
+            found = self._ask("experiments/search", max_results=1000)["experiments"]
+            ours = {
+                experiment["experiment_id"]: experiment["name"]
+                for experiment in found
+                if any(tag["key"] == views.ACCURACIES for tag in experiment.get("tags", ()))
+            }
+            order = {"order_by": ["attributes.start_time DESC"], "max_results": 1}
+            (run,) = self._ask("runs/search", experiment_ids=[*ours], **order)["runs"]
+            last = run["info"]["experiment_id"]
+            return ours[last], f"{self.address}/{views.page(last)}"
+        return None
+
+    def _ask(self, what: str, **fields: Any) -> Any:
+        headers = {"Content-Type": "application/json"}
+        address = f"{self.address}/api/2.0/mlflow/{what}"
+        with urlopen(Request(address, json.dumps(fields).encode(), headers), timeout=10) as answer:
+            return json.load(answer)
 
     def _answers(self) -> bool:
         with socket.socket() as visitor:

@@ -368,7 +368,9 @@ class _Run:
         meter = Meter.of([mine["sums"]]) if mine else Meter()
         left = source.steps(self._options.batch_size, world=world) - state.batch
         left = min(left * self.objective.repeats, self.total - state.step)
-        with fork(seed, *names, rank), self.trainer.console.progress(self._title, left) as bar:
+        part = (self.network, self.stage.name, state.step - self.first)
+        progressing = self.trainer.console.progress(self._title, left, part=part)
+        with fork(seed, *names, rank), progressing as bar:
             if mine:
                 restore(mine["random"])
                 for name, tensor in statistics(self.model).items():

@@ -14,6 +14,7 @@ import pytest
 
 from robustprune.tracking import import_run, serve_ui
 from robustprune.tracking.store import connect
+from robustprune.tracking.ui import Server
 
 from .sample import RESULTS, write_folder
 
@@ -43,7 +44,8 @@ def results() -> dict[str, Any]:
     document = copy.deepcopy(RESULTS)
     document["networks"] = [
         {"name": name, "pruner": name.split("-")[0], "density": float(name.split("-")[1])}
-        | {"model": f"{name}/m.safetensors", "metrics": {"pgd": pgd, "pgd_n": 96, "clean": 0.75}}
+        | {"model": f"{name}/m.safetensors"}
+        | {"metrics": {"pgd": pgd, "pgd_n": 96, "pgd_interval": [pgd - 0.1, pgd], "clean": 0.75}}
         for name, pgd in PGD.items()
     ]
     return document
@@ -52,16 +54,16 @@ def results() -> dict[str, Any]:
 class Site:
     """MLflow's UI on a store with one run, and a browser."""
 
-    def __init__(self, address: str, driver: Any, uri: str, parent: str) -> None:
-        self._address, self._driver = address, driver
+    def __init__(self, server: Server, driver: Any, uri: str, parent: str) -> None:
+        self._address, self._driver = server.address, driver
+        self.parent, self.server = parent, server
         client = connect(uri)
         self.experiment = client.get_run(parent).info.experiment_id
         found = client.search_runs([self.experiment], "tags.network != 'none'")
-        self.runs = {run.info.run_name: run for run in found}
+        self.runs = {run.data.tags["network"]: run for run in found}
 
     def open(self, page: str) -> None:
-        self._driver.get("about:blank")  # a change behind the # alone loads nothing
-        self._driver.get(f"{self._address}/#{page}")
+        self.visit(f"{self._address}/#{page}")
 
     def wait(self, met: Callable[[Any], Any]) -> Any:
         from selenium.webdriver.support.wait import WebDriverWait
@@ -81,6 +83,10 @@ class Site:
 
     def click(self, xpath: str) -> None:
         self.wait(lambda driver: driver.find_elements("xpath", xpath))[0].click()
+
+    def visit(self, address: str) -> None:
+        self._driver.get("about:blank")  # a change behind the # alone loads nothing
+        self._driver.get(address)
 
     def plot(self) -> Any:
         """What the page's plot was given, once there is one."""
@@ -104,7 +110,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         service = webdriver.ChromeService(DRIVER)  # named, so that none is looked for online
         driver = webdriver.Chrome(options=options, service=service)
         try:
-            yield Site(server.address, driver, uri, parent)
+            yield Site(server, driver, uri, parent)
         finally:
             driver.quit()
 
@@ -115,7 +121,36 @@ def test_all_networks_are_listed_by_robust_accuracy(site: Site) -> None:
     site.shows("tiny, seed 0", "final/pgd", *PGD)
     text = site.text()
     best = sorted(PGD, key=lambda name: -PGD[name])
-    assert sorted(PGD, key=lambda name: text.index(f"\n{name}\n")) == best
+    assert sorted(PGD, key=lambda name: text.index(f"\n{name}, seed 0\n")) == best
+
+
+def test_on_arrival_density_is_drawn_against_robust_accuracy_in_the_pruners_colours(
+    site: Site,
+) -> None:
+    charts = site.server.charts()
+    assert charts is not None
+    name, address = charts
+    assert name == "tests"
+    site.visit(address)
+
+    def drawn(_: Any) -> Any:
+        found = site.plot()
+        return len(found.get("x", ())) == len(PGD) and found
+
+    plot = site.wait(drawn)
+    assert sorted(zip(map(float, plot["x"]), map(float, plot["y"]), strict=True)) == POINTS
+    colours = dict(zip(map(float, plot["y"]), plot["marker"]["color"], strict=True))
+    of_pruner = {
+        pruner: {colours[pgd] for name, pgd in PGD.items() if name.startswith(pruner)}
+        for pruner in LEAD
+    }
+    assert of_pruner == {"hydra": {"#0072B2"}, "magnitude": {"#D55E00"}}
+    site.shows("Density against robust accuracy", "Group by: recipe")
+
+
+def test_a_run_is_described_by_the_table_of_its_networks(site: Site) -> None:
+    site.open(f"/experiments/{site.experiment}/runs/{site.parent}?{ML}")
+    site.shows("Description", "turnover", "60.0 ± 5.0", "best/pgd", "final/pgd/hydra-0.1")
 
 
 def test_a_run_shows_its_numbers_its_parts_its_images_and_its_model(site: Site) -> None:

@@ -99,6 +99,8 @@ def test_the_parent_is_the_recipe_and_holds_its_flat_parameters_and_files(world:
     assert seen["params"]["prune.densities"] == "[0.1]"
     assert seen["params"]["environment.threads"] == "2"
     assert seen["params"]["max_steps"] == "7"
+    assert seen["metrics"]["best/clean"] == seen["metrics"]["final/clean/hydra-0.1"] == [(0, 0.4)]
+    assert "| hydra-0.1 | 0.1 |" in seen["tags"]["mlflow.note.content"].replace("**", "")
     parts = {"pruner": "hydra", "objective": "pgd", "dataset": "digits", "model": "cnn_small"}
     assert {"robustprune": "0.1.0", "recipe": "tiny", **parts}.items() <= seen["tags"].items()
     assert {world.seen(i)["tags"]["folder"] for i in world.ids(world.folder).values()} == {"live"}
@@ -112,7 +114,7 @@ def test_a_child_is_a_network_with_its_epochs_density_and_final_numbers(world: W
     child = world.client.get_run(ids["hydra-0.1"])
     seen = world.seen(ids["hydra-0.1"])
     assert child.data.tags["mlflow.parentRunId"] == ids["parent"]
-    assert seen["info"] == ("hydra-0.1", "FINISHED")
+    assert seen["info"] == ("hydra-0.1, seed 0", "FINISHED")
     parts = {"pruner": "hydra", "objective": "pgd", "dataset": "digits", "model": "cnn_small"}
     rest = {"density": "0.1", "seed": "0", "max_steps": "7", "weak.eps": "0.01"}
     assert seen["params"] == {**parts, **rest}
@@ -304,7 +306,7 @@ def test_metrics_outlive_artifacts_that_cannot_be_stored(
     tracker.close(timeout=60)
     assert len(warnings) == 1
     assert "without artifacts: no right to write" in warnings[0]
-    assert world.seen(world.ids(folder)["dense"])["info"] == ("dense", "FINISHED")
+    assert world.seen(world.ids(folder)["dense"])["info"] == ("dense, seed 0", "FINISHED")
 
 
 NETWORK = """
