@@ -3,13 +3,14 @@
 # make quick   the tests that are not marked slow, in under a minute
 # make lint    ruff, mypy and the import contract
 # make docs    build the documentation into site/; make docs-serve shows it while it is written
+# make dist    the wheel and the source distribution, into dist/
 # make bench   what speed is measured by; half an hour on a quiet machine
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test quick lint docs docs-serve bench setup clean
+.PHONY: demo test quick lint docs docs-serve dist bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -35,6 +36,10 @@ docs: setup
 docs-serve: setup
 	$(BIN)/mkdocs serve
 
+dist: setup
+	$(BIN)/robustprune schema > recipes/recipe.schema.json
+	$(BIN)/python -m build --no-isolation
+
 bench: setup
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/certify.py
@@ -50,14 +55,12 @@ bench: setup
 
 setup: $(READY)
 
-# torchattacks and auto-LiRPA pin versions that cannot be resolved beside the others, and run
-# with newer ones: they are installed without their own requirements.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustprune needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps torchattacks auto-LiRPA
+	PIP_CONSTRAINT=constraints.txt $(BIN)/robustprune setup
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build site *.egg-info runtime/build runtime/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site recipes/recipe.schema.json *.egg-info runtime/build runtime/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -30,6 +30,7 @@ from robustprune.cli.arguments import (
     option,
     writing,
 )
+from robustprune.errors import UsageError
 from robustprune.files import write_json
 
 if TYPE_CHECKING:  # heavy: --help imports this file
@@ -63,6 +64,11 @@ def command(arguments: Namespace) -> None:
     if arguments.json is not None:
         check_writable(arguments.json)
     saved = open_model(arguments)
+    if getattr(saved.model, "quantised", False):
+        raise UsageError(
+            f"{arguments.model} is quantised: only ONNX Runtime runs it. Time it with\n"
+            f"    robustprune evaluate {arguments.model} --measures latency"
+        )
     console = Console()
     shape = tuple(example_images(saved, 1).shape[1:])
     counted = measures.measure(saved, [measures.Size(), measures.Flops()], shape=shape)

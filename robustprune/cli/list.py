@@ -43,7 +43,11 @@ def command(arguments: Namespace) -> None:
         registry = family(arguments.family)
         parts = {name: described(name, registry.get(name)) for name in registry.names()}
     else:
+        homes = [name for name in FAMILIES if arguments.family in family(name).names()]
         hint = nearest(arguments.family, [*FAMILIES, "models"])
+        if homes:
+            lines = " or ".join(f"`robustprune list {home} {arguments.family}`" for home in homes)
+            hint = f" It is one of the {' and '.join(homes)}: {lines}."
         raise UsageError(f"there is no family '{arguments.family}'.{hint}")
     matching = [text for name, text in parts.items() if arguments.pattern in name]
     if not matching:

@@ -14,6 +14,9 @@ it.
   robustprune export runs/…/model.safetensors     a file as small as what is kept
   robustprune report runs/quickstart/<id>         all of it as one page to look at
   robustprune ui                                  compare runs in the browser, in MLflow's UI
+  robustprune new loss my_loss                    a loss of your own to start from, with its test
+
+What you type is completed by your shell after `robustprune completion bash` (zsh, tcsh, fish).
 """
 
 from __future__ import annotations
@@ -23,19 +26,22 @@ import os
 import signal
 import sys
 import warnings
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from robustprune.cli.arguments import run_imports
+from robustprune.cli.hints import Parser, refuse
 from robustprune.cli.outcome import OK, USAGE, Outcome, launched, outcome_of, rank
+from robustprune.stopping import end_with_parent
 from robustprune.version import __version__
 
 COMMANDS = {
     "run": "run recipes",
     "tune": "search options of a recipe for the lowest loss on the validation split",
     "check": "validate recipes and show what one would do",
+    "recipes": "list the recipes that come with it, or copy one",
     "list": "list what recipes can name",
     "show": "show a recipe, a model file or a run folder",
     "evaluate": "evaluate saved networks by attacks and other evaluators",
@@ -47,15 +53,22 @@ COMMANDS = {
     "report": "write a page about runs",
     "compare": "print runs side by side",
     "ui": "open MLflow's UI on the runs",
+    "setup": "install the two libraries that pip cannot resolve",
+    "new": "write a loss, pruner, evaluator or dataset of your own to start from",
     "schema": "print the JSON Schema of recipes",
+    "completion": "print a script by which a shell completes commands",
 }
 """Every command: a module of this package, which is imported when the command is called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, by default that of the process's own arguments; return its exit code."""
+    end_with_parent()
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser(words[:1]).parse_args(words)
+    top = parser(words[:1])
+    arguments, unknown = top.parse_known_args(words)
+    if unknown:
+        refuse(arguments.parser, unknown, words)
     arguments.words = words  # for the line that resumes
     if (outcome := Outcome.earlier()) is not None:
         return _tell(outcome)
@@ -73,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def parser(commands: Iterable[str] = COMMANDS) -> ArgumentParser:
+def parser(commands: Iterable[str] = COMMANDS) -> Parser:
     """Return the parser of the command line.
 
     Args:
@@ -81,7 +94,7 @@ def parser(commands: Iterable[str] = COMMANDS) -> ArgumentParser:
             the line in the overview.
     """
     formatter = RawDescriptionHelpFormatter
-    top = ArgumentParser("robustprune", description=__doc__, formatter_class=formatter)
+    top = Parser("robustprune", description=__doc__, formatter_class=formatter)
     top.add_argument("--version", action="version", version=f"robustprune {__version__}")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
@@ -89,7 +102,7 @@ def parser(commands: Iterable[str] = COMMANDS) -> ArgumentParser:
         if name in commands:
             module = importlib.import_module(f"robustprune.cli.{name.replace('-', '_')}")
             subparser.description = module.__doc__
-            subparser.set_defaults(command=module.command)
+            subparser.set_defaults(command=module.command, parser=subparser)
             module.add_arguments(subparser)
     return top
 

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shlex
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -93,7 +94,7 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, CommandError):
         return error.outcome
     if isinstance(error, errors.UsageError):
-        return Outcome(USAGE, kind, f"error: {_on_one_screen(error)}")
+        return Outcome(USAGE, kind, f"error: {_own_place(error)}{_on_one_screen(error)}")
     if isinstance(error, KeyboardInterrupt):
         kept = f"; what was finished is kept.\n{error}"
         text = f"interrupted{kept if isinstance(error, errors.InterruptedRun) else '.'}"
@@ -112,6 +113,13 @@ def outcome_of(error: BaseException) -> Outcome:
     trace = "".join(traceback.format_exception(error))
     fault = "this is a fault of robustprune, not of your input. Please report it."
     return Outcome(FAULT, kind, f"{trace}error: {fault}")
+
+
+def _own_place(error: errors.UsageError) -> str:
+    """The line of the user's own file whose call was refused, where a file was imported."""
+    imports = sys.modules.get("robustprune.recipe.imports")  # torch comes with it
+    place = imports.passed_through(error) if imports else ""
+    return f"{place}: " if place else ""
 
 
 def resumable(outcome: Outcome, words: Sequence[str]) -> Outcome:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch and rich come with them
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this command."""
-    text = "a recipe, a model.safetensors, or a run folder"
+    text = "a recipe (its file or its name), a model.safetensors, or a run folder"
     parser.add_argument("path", type=typed.path, help=text)
     add_overrides(parser)
     add_network(parser)
@@ -38,10 +38,11 @@ def command(arguments: Namespace) -> None:
     from robustprune.pipeline import RunResult
     from robustprune.recipe import load_recipe
     from robustprune.recipe.document import dump
+    from robustprune.recipe.packaged import find
     from robustprune.report.runs import read_run
     from robustprune.tracking import Console
 
-    path: Path = arguments.path
+    path: Path = arguments.path if arguments.path.exists() else find(arguments.path)
     console = Console()
     is_recipe = path.suffix in (".yaml", ".yml") and not path.is_dir()
     if arguments.arch is not None and (path.is_dir() or is_recipe):
@@ -83,6 +84,9 @@ def _show_model(console: Console, arguments: Namespace) -> None:
     console.table("prunable layers", *layer_table(saved))
     if names := left_dense(saved):
         console.info(f"layers left dense: {', '.join(names)}")
+    if getattr(saved.model, "quantised", False):  # the file's own graph, not these tensors
+        console.info(f"quantised: {arguments.model.stat().st_size:,} bytes, the whole file")
+        return
     size = measures.measure(saved, [measures.Size()], shape=(1, 1, 1))["size"]
     sizes = {
         "dense": size["bytes_dense"],

@@ -1,4 +1,4 @@
-"""From several recipes and ``--sweep`` to the runs that are meant."""
+"""From several recipes, ``--sweep`` and ``--seeds`` to the runs that are meant."""
 
 from __future__ import annotations
 
@@ -28,16 +28,29 @@ class Variant(NamedTuple):
 
 
 def variants(
-    paths: Sequence[Path], *, overrides: Sequence[str], sweeps: Sequence[str]
+    paths: Sequence[Path],
+    *,
+    overrides: Sequence[str],
+    sweeps: Sequence[str],
+    seeds: str | None = None,
 ) -> list[Variant]:
     """Return every recipe with every combination of the sweeps' values, all of them valid.
 
     A sweep, ``key=[value, …]``, makes its value part of the recipe's name, e.g.
-    ``quickstart-epochs-2``; overrides, ``key=value``, are for all of them.
+    ``quickstart-epochs-2``; so do seeds, ``0..4,7``. Overrides, ``key=value``, are for all of them.
 
     Raises:
         UsageError: a sweep, a recipe or a variant of one is at fault, or two would be one run.
     """
+    if seeds is not None:
+        if any(sweep.partition("=")[0].strip() == "seed" for sweep in sweeps):
+            raise UsageError("--seeds and --sweep seed=[…] say the same. Leave one of them out.")
+        sweeps = [*sweeps, f"seed={_seeds(seeds)}"]
+    for sweep, override in itertools.product(sweeps, overrides):
+        key, changed = (one.partition("=")[0].strip() for one in (sweep, override))
+        if f"{changed}.".startswith(f"{key}."):
+            given = "--seeds" if seeds is not None and key == "seed" else f"--sweep {key}"
+            raise UsageError(f"--set {override}: {given} replaces it in every run. Leave one out.")
     combinations = list(itertools.product(*map(_points, sweeps)))
     if len(paths) * len(combinations) > _MOST:
         raise UsageError(f"--sweep: that is more than {_MOST} runs. Sweep over less.")
@@ -55,6 +68,21 @@ def variants(
             )
         found[recipe.name] = Variant(path, changes, recipe)
     return list(found.values())
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the seeds of ``0..4,7``."""
+    found: list[int] = []
+    for part in text.split(","):
+        shape = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part, re.ASCII)
+        first, last = (int(shape[1]), int(shape[2] or shape[1])) if shape else (1, 0)
+        if not first <= last < first + _MOST:
+            raise UsageError(
+                f"--seeds {text}: expected numbers and ranges of at most {_MOST} that grow, with "
+                f"commas between them, e.g. 0..4 or 0,1,7; got '{part.strip()}'."
+            )
+        found += range(first, last + 1)
+    return list(dict.fromkeys(found))
 
 
 def _points(sweep: str) -> list[tuple[str, str]]:

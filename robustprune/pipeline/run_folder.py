@@ -29,6 +29,8 @@ from robustprune.shard import Shard, on_main_process
 from robustprune.tracking.layout import flatten
 from robustprune.training.state import StageState
 
+LOG = "log.txt"
+"""In a run's folder, what it has said where it was one of several at once."""
 _ORIGIN = "origin"  # in state/run.json, beside what identifies the run
 _ALONE = Shard()
 
@@ -67,7 +69,8 @@ class RunFolder:
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise UsageError(f"{self.path} is a file. Name a folder with --out.")
-            if any(path != self._state / "lock" for path in self._files() if not _is_draft(path)):
+            ours = (self._state / "lock", self.path / LOG)
+            if any(path not in ours for path in self._files() if not _is_draft(path)):
                 raise UsageError(
                     f"{self.path} holds no run that could be resumed. Name the folder of one."
                     if resume

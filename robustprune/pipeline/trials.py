@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,14 @@ from typing import Any
 from robustprune.files import write_text
 from robustprune.recipe import load_recipe
 from robustprune.recipe.document import EXTENDS, changes, dump, read_extended
+from robustprune.recipe.packaged import reference
 
 BEST = "best.yaml"
 """In a study's folder, the recipe with the best values."""
+
+
+class FailedTrialsError(Exception):
+    """Processes of some trials have died; a study that is gone on with does these again."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def write_best(file: Path, best: Trial, *, of: int, recipe: Path, overrides: Seq
         own = chosen.document()
         own["imports"] = [files.get(name, name) for name in chosen.imports]
     else:
-        own = {EXTENDS: os.path.relpath(recipe.resolve(), file.parent.resolve()), **own}
+        own = {EXTENDS: reference(recipe, file.parent), **own}
     lines = [
         f"The best of {of} trials by `robustprune tune {recipe}`:",
         f"trial {best.number}, loss {best.loss:.6g} on the validation split.",

@@ -1,8 +1,7 @@
 """Tuning: a study tries values of a recipe's options, and writes the best ones as a recipe.
 
 A trial is an ordinary run of the recipe without its evaluators: no test image is looked at. What
-trials are compared by is the loss of the objective on the validation split. The only place that
-imports Optuna.
+trials are compared by is the loss of the objective on the validation split.
 """
 
 from __future__ import annotations
@@ -11,36 +10,31 @@ import itertools
 import math
 import os
 import re
+import signal
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
-
 from robustprune.errors import DivergedError, InterruptedRun, UsageError, first_line
 from robustprune.pipeline.candidates import Candidates, judged
 from robustprune.pipeline.early import StoppedEarly, Watch
+from robustprune.pipeline.jobs import Job, Start, here, work
 from robustprune.pipeline.networks import networks
-from robustprune.pipeline.run_folder import RunFolder, find_run, new_folder, read_json
+from robustprune.pipeline.run_folder import LOG, RunFolder, find_run, new_folder, read_json
 from robustprune.pipeline.runner import run
 from robustprune.pipeline.spaces import Space, parse_space
-from robustprune.pipeline.trials import BEST, Trial, TuneResult, write_best
+from robustprune.pipeline.study import FAULTS, SAMPLERS, Study
+from robustprune.pipeline.trials import BEST, FailedTrialsError, Trial, TuneResult, write_best
 from robustprune.recipe import Recipe, load_recipe
-from robustprune.seeding import derive
-from robustprune.tracking import RUNS, Console, Tracker, check_store
+from robustprune.recipe.packaged import find
+from robustprune.tracking import RUNS, Console, Tracker, TrackingOptions, check_store
 from robustprune.version import __version__
 
-SAMPLERS = ("tpe", "grid", "random")
-"""Ways to choose what is tried next."""
-_FIRST = 5  # trials that are drawn at random before the sampler learns from them
 _MOST = 1000
-_DATABASE = "study.db"  # Optuna's, in a study's folder
+_INTERRUPTED = 130  # the exit code of a command that was asked to stop
 
 
 def tune(
@@ -53,6 +47,10 @@ def tune(
     out: str | Path | None = None,
     resume: bool = False,
     max_steps: int | None = None,
+    jobs: int = 1,
+    start: Start | None = None,
+    storage: str | None = None,
+    trial: int | None = None,
     runs: str | Path = RUNS,
     console: Console | None = None,
 ) -> TuneResult:
@@ -62,7 +60,7 @@ def tune(
     networks (of the dense one, if there is no other). It is the recipe's objective's.
 
     Args:
-        recipe: a file.
+        recipe: a file, or the name of one that comes with the package.
         over: ``key=space``s; see `robustprune.pipeline.spaces`.
         trials: how many; with ``grid`` how many points of each range.
         overrides: ``key=value`` changes for all trials, as ``--set`` takes them.
@@ -70,11 +68,18 @@ def tune(
         out: the study's folder; a new one in ``runs/<recipe name>-tune/`` if absent.
         resume: go on with ``out``, or with the newest unfinished study of these arguments.
         max_steps: cut each stage after so many optimizer steps.
+        jobs: trials at a time, each in a process of its own if there are several. What is tried
+            then depends on which ones end first; only with one it is the same again.
+        start: where those processes are started; by default on this machine.
+        storage: where Optuna keeps the study, if not in the study's folder: a database's URL, or a
+            file for its journal.
+        trial: do only this one of the study in ``out``: a job's work.
         runs: as for `run`; dense networks are shared there.
         console: where progress is shown.
 
     Raises:
         UsageError: the recipe or a space is at fault, or no trial came to its end.
+        FailedTrialsError: processes of some trials have died; the others were done.
         InterruptedRun: it was asked to stop; it can be gone on with.
     """
     runs, console = Path(runs), console or Console()
@@ -82,6 +87,8 @@ def tune(
         raise UsageError("tune works in one process: start it without a launcher.")
     if sampler not in SAMPLERS:
         raise UsageError(f"no sampler '{sampler}'. Choices: {', '.join(SAMPLERS)}.")
+    if jobs > 1 and runs != RUNS:
+        raise UsageError(f"jobs share their dense networks in {RUNS}. Leave 'runs' out.")
     if trials < 1:
         raise UsageError(f"trials: expected a whole number from 1 on, got {trials}.")
     # options of a part behind the part: a name that is set drops what was set of another one
@@ -97,9 +104,10 @@ def tune(
                 f"--set {assignment}: --over {key} replaces it in every trial. Leave it out, or "
                 f"write it into the values: --over '{key}=[{{…}}, {{…}}]'."
             )
-    study = _Study(
-        Path(recipe), spaces, trials, tuple(overrides), sampler, max_steps, runs, console
-    )
+    about = (find(recipe), spaces, trials, tuple(overrides), sampler, max_steps, storage)
+    study = _Study(*about, runs, console, jobs, here(jobs) if jobs > 1 and not start else start)
+    if trial is not None:
+        return study.do_one(Path(out or "."), trial)
     study.candidates.check()
     return study.finish(None if out is None else Path(out), resume=resume)
 
@@ -114,8 +122,11 @@ class _Study:
     overrides: tuple[str, ...]
     sampler: str
     max_steps: int | None
+    storage: str | None
     runs: Path
     console: Console
+    jobs: int
+    start: Start | None
 
     def __post_init__(self) -> None:
         """Find the recipes that may be tried, and all of a grid."""
@@ -129,6 +140,9 @@ class _Study:
             raise UsageError(
                 f"{self.total:,} trials are too many; {_MOST} are the most. Try fewer."
             )
+        self.trials: dict[int, Trial] = {}
+        self.began: dict[int, float] = {}
+        self.failed: list[str] = []
         self.grid = [dict(zip(keys, one, strict=True)) for one in itertools.product(*points) if one]
 
     def finish(self, out: Path | None, *, resume: bool) -> TuneResult:
@@ -137,6 +151,7 @@ class _Study:
         cut = {"max_steps": self.max_steps, "sampler": self.sampler}
         cut |= {f"over.{space.key}": space.text for space in self.spaces}
         cut |= {"points": self.count} if self.grid else {}
+        cut |= {"storage": self.storage} if self.storage else {}
         check_store(named.tracking, self.runs)
         if (bad := re.search(r"[%?]", str((out or self.runs).absolute()))) is not None:
             raise UsageError(f"SQLite opens no file in a folder with {bad[0]} in it. Use --out.")
@@ -165,74 +180,94 @@ class _Study:
         facts = {"recipe": named.name, "seed": named.seed, "robustprune": __version__}
         self.facts = {**facts, "params": params, "max_steps": self.max_steps}
         self.tracker.start(self.facts)
-        self.trials: list[Trial] = []
         status = "FAILED"
         try:
             self._open()
-            for number in range(max(self.total, len(self.done))):
-                known = number < len(self.done)
-                self.trials.append(_told(self.done[number]) if known else self._attempt(number))
-                self._track(self.trials[-1], again=known)
-                best = min(self.trials, key=lambda trial: trial.loss)
-                if best is self.trials[-1] and math.isfinite(best.loss):
-                    self._write(best)
+            for trial in self.study.ended():
+                self._see(trial, again=True)
+            if self.start is None:
+                for number in self._left():
+                    self._begin(number)
+                    self._try(number)
+                    self._end(number)
+            else:
+                work(self._jobs(), start=self.start, most=self.jobs, ended=self._job_ended)
+            if self.failed:
+                many = f"{len(self.failed)} of {self.total}"
+                raise FailedTrialsError(f"{many} trials failed, see above.")
+            best = min(self.trials.values(), key=lambda trial: trial.loss)
             if not math.isfinite(best.loss):
                 raise UsageError(
                     f"no trial came to its end. The last one: {best.end}. Try other spaces."
                 )
-            self._write(best)
             self.tracker.metrics(None, {"best/val_loss": best.loss, "best/trial": best.number})
             self.folder.finish()
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise InterruptedRun(self.folder.path.absolute()) from None
-        except (SQLAlchemyError, StorageInternalError) as error:
+        except FAULTS as error:
             reason = first_line(error.__cause__ or error)
+            where = self.storage or self.folder.path / "study.db"
             raise UsageError(
-                f"{self.folder.path / _DATABASE} cannot be read or written: {reason}. Mend that, "
+                f"{where} cannot be read or written: {reason}. Mend that, "
                 "or delete it, and go on with --resume: trials that have ended are not run again."
             ) from None
         finally:
             self.tracker.finish(status)
             self.tracker.close()
-        return TuneResult(self.folder.path, self.trials, self.tracker.where)
+        ordered = [self.trials[number] for number in sorted(self.trials)]
+        return TuneResult(self.folder.path, ordered, self.tracker.where)
 
-    def _write(self, best: Trial) -> None:
-        file = self.folder.path / BEST
-        write_best(file, best, of=len(self.trials), recipe=self.path, overrides=self.overrides)
+    def do_one(self, folder: Path, number: int) -> TuneResult:
+        """Do one trial of a study that another process has begun, and tracks."""
+        self.folder, warn = RunFolder(folder), self.console.warn
+        off = TrackingOptions(enabled=False)
+        self.tracker = Tracker(off, folder=folder, runs=self.runs, warn=warn)
+        self._open()
+        self._try(number)
+        return TuneResult(folder, [self.study.told(number)], self.tracker.where)
 
     def _open(self) -> None:
-        """Open Optuna's study, and see what of it is done."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(
-            storage=f"sqlite:///{self.folder.path.absolute() / _DATABASE}",
-            study_name="tune",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),  # `early` decides
+        self.study = Study(
+            self.folder.path,
+            storage=self.storage,
+            spaces=self.spaces,
+            sampler=self.sampler,
+            seed=self.whole.seed,
+            fixed=self._fixed,
         )
-        self.done = [trial for trial in self.study.get_trials() if trial.state.is_finished()]
 
-    def _ask(self, number: int) -> optuna.Trial:
-        """The next trial, or the one that was interrupted.
+    def _left(self) -> Iterator[int]:
+        """The trials that are left to do, the next one when it is asked for."""
+        return (number for number in range(self.total) if number not in self.trials)
 
-        Its draws follow from its number and from the trials before it: a study that is gone on
-        with tries what it would have tried.
-        """
-        seed = derive(self.whole.seed, "tune", number) % 2**32
-        samplers = optuna.samplers
-        self.study.sampler = (
-            samplers.TPESampler(seed=seed, n_startup_trials=_FIRST)
-            if self.sampler == "tpe"
-            else samplers.RandomSampler(seed=seed)
-        )
-        left = self.study.get_trials()[number:]
-        if left and left[0].state == TrialState.RUNNING:
-            return optuna.Trial(self.study, left[0]._trial_id)
-        if (fixed := self._fixed(number)) and not left:
-            numbers = {s.key: s.choices == () for s in self.spaces}
-            self.study.enqueue_trial({k: float(v) if numbers[k] else v for k, v in fixed.items()})
-        return self.study.ask()
+    def _jobs(self) -> Iterator[Job]:
+        """A job for each trial that is left."""
+        words = [f"--over={space.key}={space.text}" for space in self.spaces]
+        words += [f"--set={override}" for override in self.overrides]
+        words += [f"--trials={self.count}", f"--sampler={self.sampler}"]
+        words += [f"--out={self.folder.path}"]
+        words += [f"--max-steps={self.max_steps}"] if self.max_steps else []
+        words += [f"--storage={self.storage}"] if self.storage else []
+        for number in self._left():
+            self._begin(number)
+            folder = self._folder(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            own = ("tune", str(self.path), *words, f"--trial={number}")
+            yield Job(str(number), own, folder / LOG)
+
+    def _job_ended(self, job: Job, code: int) -> None:
+        """See a job's end; a trial that has none is done again when the study is gone on with."""
+        number = int(job.name)
+        if code == 0:
+            self._end(number)
+        else:
+            self.failed.append(job.name)
+            stopped = code in (_INTERRUPTED, -signal.SIGTERM)  # it had not come to taking requests
+            reason = "stopped" if stopped else job.said(code)
+            say = self.console.info if stopped else self.console.error
+            say(f"{self._title(number)}: {reason}, see {job.log}")
 
     def _fixed(self, number: int) -> dict[str, str]:
         """Values that are not the sampler's to choose: a grid's, or at first the recipe's own."""
@@ -240,58 +275,54 @@ class _Study:
             return self.grid[number]
         return self.candidates.own if number == 0 else {}
 
-    def _values(self, trial: optuna.Trial) -> dict[str, str]:
-        """The values that a trial tries."""
-        values, fixed = {}, self._fixed(trial.number)
-        for space in self.spaces:
-            key, low, high = space.key, space.low, space.high
-            if space.choices:
-                values[key] = str(trial.suggest_categorical(key, space.choices))
-            elif space.kind == "int":
-                values[key] = str(trial.suggest_int(key, int(low), int(high)))
-            else:
-                number = trial.suggest_float(key, low, high, log=space.kind == "log")
-                values[key] = fixed.get(key) or space.shortened(number)
-        return values
+    def _begin(self, number: int) -> None:
+        """Choose what a trial tries."""
+        self.began[number] = time.monotonic()
+        self._track(Trial(number, self.study.choose(number)))
 
-    def _attempt(self, number: int) -> Trial:
-        """Make a trial, and tell Optuna and people how it ended."""
-        began, asked = time.monotonic(), self._ask(number)
-        values = self._values(asked)
-        asked.set_user_attr("values", values)
-        self._track(Trial(number, values, math.inf, ""))
-        loss, end = self._outcome(asked, values)
-        asked.set_user_attr("end", end)
-        state = TrialState.PRUNED if loss is None else TrialState.COMPLETE
-        self.study.tell(asked, loss, state)
-        trial = _told(self.study.get_trials()[number])
-        folder = self._folder(number)
-        for path in (folder / "state").glob("*.pt"):  # of a run that was stopped or has diverged
+    def _try(self, number: int) -> None:
+        """Make a trial, and tell Optuna how it ended."""
+        loss, end = self._outcome(self.study.told(number))
+        self.study.end(number, loss, end)
+
+    def _end(self, number: int) -> None:
+        """Tell people how a trial ended."""
+        trial = self.study.told(number)
+        for path in (self._folder(number) / "state").glob("*.pt"):  # it was stopped, or diverged
             path.unlink()
-        shown = f"val_loss {trial.loss:.4f}" if math.isfinite(trial.loss) else end
-        seconds = f"{time.monotonic() - began:.1f} s"
+        shown = f"val_loss {trial.loss:.4f}" if math.isfinite(trial.loss) else trial.end
+        seconds = f"{time.monotonic() - self.began[number]:.1f} s"
         self.console.info(f"{self._title(number)}: {trial.shown}  {shown}  {seconds}")
-        return trial
+        self._see(trial, again=self.start is not None)
 
-    def _outcome(self, trial: optuna.Trial, values: dict[str, str]) -> tuple[float | None, str]:
+    def _see(self, trial: Trial, *, again: bool = False) -> None:
+        """Take in a trial that has ended; the best one so far becomes the recipe."""
+        self.trials[trial.number] = trial
+        self._track(trial, again=again)
+        best = min(self.trials.values(), key=lambda trial: trial.loss)
+        if math.isfinite(best.loss):
+            file, many = self.folder.path / BEST, len(self.trials)
+            write_best(file, best, of=many, recipe=self.path, overrides=self.overrides)
+
+    def _outcome(self, trial: Trial) -> tuple[float | None, str]:
         """The loss of a trial, None if it is stopped, and how it ended."""
-        for other in self.trials:
-            if other.values == values:
+        ended = self.study.ended()
+        for other in ended:
+            if other.values == trial.values:
                 return other.value, f"as trial {other.number}"
         try:
-            recipe = self.candidates.recipe(values)
+            recipe = self.candidates.recipe(trial.values)
         except UsageError as error:
             return math.inf, f"refused: {first_line(error)}"
-        folder, name = self._folder(trial.number), Trial(trial.number, values).entry["name"]
+        folder = self._folder(trial.number)
 
         def report(loss: float, step: int, epochs: int) -> None:
-            trial.report(loss, step)
-            self.tracker.metrics(name, {"val_loss": loss}, step=epochs)
+            self.study.report(trial.number, loss, step)
+            self.tracker.metrics(trial.entry["name"], {"val_loss": loss}, step=epochs)
 
         stages = [stage for network in networks(recipe) for stage in network.stages]
         total = sum(stage.options.epochs - stage.start for stage in stages if stage.options)
-        others = None if self.grid else [other.curve for other in self.trials]
-        curve = self.study.get_trials()[trial.number].intermediate_values
+        others = None if self.grid else [other.curve for other in ended]
         with self.console.progress(
             self._title(trial.number), total, unit="epoch", brief=True
         ) as bar:
@@ -303,7 +334,7 @@ class _Study:
                     max_steps=self.max_steps,
                     runs=self.runs,
                     console=Console(quiet=True),
-                    watch=Watch(recipe, curve, others=others, report=report, bar=bar),
+                    watch=Watch(recipe, trial.curve, others=others, report=report, bar=bar),
                 )
             except StoppedEarly as stopped:
                 return None, str(stopped)
@@ -326,16 +357,6 @@ class _Study:
             self.tracker.metrics(entry["name"], {"val_loss": trial.curve[step]}, step=epoch)
         if trial.end:
             self.tracker.complete(entry)
-
-
-def _told(trial: FrozenTrial) -> Trial:
-    """A trial that has ended, as Optuna keeps it."""
-    stopped = trial.state == TrialState.PRUNED
-    loss = math.inf if stopped or trial.value is None else trial.value
-    known = trial.user_attrs
-    return Trial(
-        trial.number, known["values"], loss, known["end"], trial.intermediate_values, stopped
-    )
 
 
 def _last_loss(history: Path) -> float:

@@ -42,8 +42,8 @@ def plain(here: Path) -> Path:
     [
         ([], "net.packed.safetensors"),
         (["--format", "dense"], "net.state.safetensors"),
-        (["--format", "onnx"], "net.onnx"),
-        (["--format", "dense", "--out", "other.pt"], "other.pt"),
+        (["net.onnx"], "net.onnx"),
+        (["--out", "other.pt"], "other.pt"),
     ],
     ids=str,
 )
@@ -52,14 +52,23 @@ def test_a_network_is_exported_with_a_card_and_judged_from_there(
 ) -> None:
     said = command("export", pruned, *options)
     assert (said.code, said.err) == (0, "")
-    assert f"written to {options[-1] if '--out' in options else pruned.with_name(name)}" in "".join(
+    assert f"written to {name if name in options else pruned.with_name(name)}" in "".join(
         said.out.split("\n")
     )
     assert (pruned.parent / f"{name}.md").read_text().startswith("# tiny: hydra-0.1\n")
     arch = ["--arch", "cnn_digits", "--data", "digits"] if name.endswith(".pt") else []
     judged = command("evaluate", pruned.parent / name, *arch, "--evaluator", "clean:samples=100")
-    assert (judged.code, judged.err) == (0, "")
+    assert judged.code == 0
     assert f"{100 * small.network('hydra-0.1')['metrics']['clean']:.1f}" in judged.out
+
+
+def test_a_folder_for_the_hub(command: Command, pruned: Path, here: Path) -> None:
+    said = command("export", pruned, "--hub", "hub")
+    assert (said.code, said.err) == (0, "")
+    assert "hf upload NAME hub" in said.out
+    assert "name: pgd" in (here / "hub" / "README.md").read_text()
+    told(command("export", pruned, "--hub", "hub", "--format", "onnx"), "packed, dense, timm")
+    told(command("export", pruned, "net.onnx", "--hub", "hub"), "--hub DIR names the place")
 
 
 def test_half_precision(command: Command, pruned: Path) -> None:
@@ -90,7 +99,11 @@ class Names(Backend):
 def test_a_backend_of_ones_own(
     command: Command, pruned: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told(command("export", pruned, "--format", "names"), "unknown backend", "dense, onnx, packed")
+    told(
+        command("export", pruned, "--format", "names"),
+        "unknown backend",
+        "dense, int8, onnx, packed",
+    )
     monkeypatch.setattr(backends.registry, "_parts", dict(backends.registry._parts))
     (here / "own.py").write_text(OWN)
     (here / "own.yaml").write_text("imports: [own.py]\n")
@@ -200,7 +213,9 @@ def test_mistakes_about_files_of_others(command: Command, plain: Path, pruned: P
 def test_mistakes_about_exports(command: Command, pruned: Path, here: Path) -> None:
     told(command("export", "none.safetensors"), "there is no model file")
     told(command("export", pruned, "--out", pruned), "is the network itself")
-    told(command("export", pruned, "--out", "net.zip"), "ends in .packed.safetensors")
+    told(command("export", pruned, "--out", "net.zip"), "no format's files end so", ".onnx onnx")
+    told(command("export", pruned, "a.safetensors"), "--format", ".packed.safetensors packed")
+    told(command("export", pruned, "a.onnx", "--out", "b.onnx"), "name one file")
     (here / "file").write_text("")
     told(command("export", pruned, "--out", "file/net.packed.safetensors"), "cannot write")
     told(command("export", pruned, "--format", "onxx"), "unknown backend 'onxx'", "mean 'onnx'?")

@@ -119,7 +119,7 @@ def test_a_file_that_is_no_recipe(mistake: str, command: Command, here: Path) ->
 
 def test_a_recipe_that_cannot_be_read(command: Command, here: Path) -> None:
     told = command("run", "a.yaml")
-    assert_told(told, "cannot read the recipe a.yaml", "recipes/quickstart.yaml")
+    assert_told(told, "cannot read the recipe a.yaml", "`robustprune recipes`")
     assert_told(command("run", here), "cannot read the recipe", "Is a directory")
 
 

@@ -207,3 +207,28 @@ def test_a_run_that_goes_on_keeps_the_mended_file(command: Command, here: Path) 
     (here / "run" / "imports" / "mine.py").write_text("")
     command(*line[1:])  # this process knows the file as it was
     assert (here / "run" / "imports" / "mine.py").read_text() == (here / "mine.py").read_text()
+
+
+def test_of_what_a_call_refuses_the_line_of_the_file_is_told(command: Command, here: Path) -> None:
+    code = """import torch
+import robustprune as rp
+
+
+@rp.pruners.register("layers")
+class Layers(rp.Pruner):
+    def stages(self, density, recipe):
+        return [rp.Stage("finetune", self.section("finetune", recipe))]
+
+    def method(self, context):
+        return LayersMethod(self, context)
+
+
+class LayersMethod(rp.Method):
+    def begin(self, stage, masked):
+        masked.set({"0": torch.ones(2, 2, dtype=torch.bool)})
+"""
+    (here / "layers.py").write_text(code)
+    changes = {"imports": ["layers.py"], "prune": {"methods": ["layers"]}}
+    said = command("run", tiny.write(here, tiny.SMALL, changes), "--max-steps", "1", "--out", "run")
+    assert said.code == 2
+    assert "layers.py:16, in begin: mask: no masked weight is '0'." in said.err

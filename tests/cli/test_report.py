@@ -25,7 +25,7 @@ def test_a_run_is_reported_and_the_page_is_named(
     accuracy = small.network("hydra-0.1")["metrics"]["pgd"]
     assert f"<td>{100 * accuracy:.1f} (" in text
     assert "the model files are not there" not in text
-    assert list((here / "deep").glob("page-weights-*.png"))
+    assert list((here / "deep").glob("page-figures/weights-*.pdf"))
 
 
 @pytest.mark.slow
@@ -92,3 +92,35 @@ def test_what_is_no_run_is_a_mistake_of_the_user(name: str, command: Command, he
         said = command(name, run)
         assert (said.code, said.out) == (2, "")
         assert message in said.err
+
+
+def test_a_paper_gets_its_table_and_its_figures(command: Command, here: Path) -> None:
+    paths = [made.folder(here / str(s), s, files=False, more=s / 10) for s in (0, 1)]
+    said = command("compare", *paths, "--out", "deep/table.tex", "--figures", "drawn")
+    told = f"written to {Path('deep/table.tex')}\nfigures written to drawn\n"
+    assert (said.code, said.out, said.err) == (0, told, "")
+    text = (here / "deep" / "table.tex").read_text(encoding="utf-8")
+    assert "0.01 & hydra & \\textbf{75.0} $\\pm$ 7.1 &" in text
+    assert text.endswith("\\end{tabular}\n")
+    assert (here / "drawn" / "accuracy-tiny-pgd.pdf").exists()
+    assert (here / "drawn" / "cost-tiny-pgd-size-bytes-packed.svg").exists()
+    said = command("compare", *paths, "--format", "csv", "--metrics", "pgd,kept")
+    assert said.out.startswith("recipe,method,density,network,metric,mean,")
+    assert len(said.out.splitlines()) == 1 + 2 * 5
+    table = command("compare", *paths, "--spread", "std", "--metrics", "pgd").out
+    (row,) = [line.split() for line in table.splitlines() if "hydra-0.01" in line]
+    assert row == ["hydra-0.01", "tiny", "2", "25.0", "55.0", "±", "7.1"]
+
+
+def test_methods_are_paired_in_every_format(command: Command, here: Path) -> None:
+    paths = [made.folder(here / str(s), s, files=False, more=s / 10) for s in (0, 1)]
+    said = command("compare", *paths, "--paired", "magnitude")
+    assert "differences to magnitude" in said.out
+    assert "runs without images.parquet have no test over images" in said.out
+    said = command("compare", *paths, "--paired", "magnitude", "--format", "json")
+    found = json.loads(said.out)
+    assert [row["seed"] for row in found[:3]] == ["all", 0, 1]
+    assert {row["baseline"] for row in found} == {"magnitude"}
+    said = command("compare", *paths, "--paired", "magnitud")
+    assert (said.code, said.out) == (2, "")
+    assert "Did you mean 'magnitude'?" in said.err

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from robustprune.cli.outcome import INTERRUPTED, OK, USAGE
+from robustprune.cli.outcome import FAULT, INTERRUPTED, OK, USAGE
 from robustprune.pruners import Method
 
+from ..jobs import environment
 from ..pipeline import tiny
 from ..pipeline.steps import interrupting
 from .conftest import Command
+from .test_many import CHANGE, FRAIL
 
 VALIDATED = ({**tiny.SMALL}, {"data": {"validation": 0.25}})
 OVER = ("--over", "prune.optimizer.lr=log(0.1,1000)", "--trials", "2", "--max-steps", "1")
@@ -50,6 +52,41 @@ def test_an_interrupted_study_says_how_to_resume_it(
     assert said.code == OK
     assert said.out.startswith("going on with tuning tiny in ")
     assert command("tune", "tiny.yaml", *OVER, "--resume").code == USAGE, "there is none left"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_parts")
+def test_trials_at_once_come_to_what_trials_in_turn_do_and_a_killed_one_is_named_and_resumed(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, environment()[name])
+    (here / "frail.py").write_text(FRAIL)
+    path = tiny.write(here, tiny.SMALL, CHANGE, {"data": {"validation": 0.25}})
+    over = ("--over", "prune.optimizer.lr=[10,20]", "--sampler", "grid", "--out", "study")
+    (here / "jobs").mkdir()
+    (here / "turn").mkdir()
+    monkeypatch.chdir(here / "jobs")
+    said = command("tune", path, *over, "--jobs", "2")
+    assert said.code == FAULT
+    (line,) = [line for line in said.err.splitlines() if "was killed by SIGKILL, see " in line]
+    log = Path(line.rpartition("see ")[2])
+    assert log.is_file()
+    assert "error: 1 of 2 trials failed, see above." in said.err
+    again = command("tune", path, *over, "--jobs", "2", "--resume", "--storage", "x.journal")
+    assert again.code == USAGE, "another storage is another study"
+    again = command("tune", path, *over, "--jobs", "2", "--resume")
+    assert (again.code, again.err) == (OK, "")
+    monkeypatch.chdir(here / "turn")
+    turn = command("tune", path, *over, "--storage", "x.journal")
+    assert turn.code == OK, turn.err
+    table = turn.out[turn.out.index("trial ") :].partition("the best values")[2]
+    assert again.out.partition("the best values")[2] == table
+    for number in ("0000", "0001"):
+        files = [
+            tiny.models(here / name / "study" / "trials" / number) for name in ("jobs", "turn")
+        ]
+        assert files[0] == files[1] != {}
 
 
 @pytest.mark.parametrize(

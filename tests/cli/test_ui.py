@@ -29,7 +29,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     @contextmanager
     def serve(uri: str, *, port: int) -> Iterator[SimpleNamespace]:
         asked.append((uri, port))
-        yield SimpleNamespace(runs="http://here", wait=interrupt)
+        charts = ("digits", "http://charts")
+        yield SimpleNamespace(runs="http://here", charts=lambda: charts, wait=interrupt)
 
     monkeypatch.setattr("robustprune.tracking.serve_ui", serve)
     return asked
@@ -40,7 +41,8 @@ def test_without_a_word_it_is_the_one_that_runs_are_recorded_in(
 ) -> None:
     said = command("ui")
     assert (said.code, said.err) == (0, "")
-    assert "open http://here" in said.out
+    assert "open http://charts   (the charts of 'digits', " in said.out
+    assert "all experiments: http://here\n" in said.out
     assert said.out.endswith("stopped.\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     command("ui", "--port", "5001")

@@ -17,10 +17,13 @@ import yaml
 import robustprune as rp
 from robustprune.cli import main
 from robustprune.cli.main import parser
+from robustprune.cli.parts import check_parts
 from robustprune.families import FAMILIES, family
+from robustprune.tracking import Console
 
 from .markdown import BLOCK, DOCUMENTS, PAGES, ROOT, blocks, plain_python, recipes, snippets, text
 
+OWN_NETWORK = "docs/how-to/python.md"
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
 
 
@@ -89,6 +92,21 @@ def test_every_example_trains_prunes_and_judges_in_one_recipe(document: str, wor
         rp.load_model(result.folder / entry["model"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["docs/how-to/method-author.md", "docs/how-to/parts.md"])
+def test_every_example_keeps_the_promises_of_its_family(
+    document: str, workshop: Path, capsys: pytest.CaptureFixture[str]
+):
+    (workshop / "data").mkdir()
+    (workshop / "data" / "npz").symlink_to(workshop / "small_digits")
+    code = (workshop / "npz.py").read_text().replace("Field(32,", "Field(8,")
+    (workshop / "npz.py").write_text(code.replace("grey: bool = False", "grey: bool = True"))
+    files = {block.file for block in blocks(document, "python") if block.file}
+    backbones = {"all_conv.py"}  # timm registers them
+    check_parts([workshop / file for file in sorted(files - backbones)], Console())
+    assert "not checked" not in capsys.readouterr().err
+
+
 def test_a_page_has_an_example_of_every_family():
     found = {name for block in blocks("docs/how-to/parts.md", "python") for name in FAMILIES
              if f"@rp.{name}.register(" in block.text}  # fmt: skip
@@ -115,7 +133,7 @@ def test_python_of_the_readme_runs_as_it_stands(workshop: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [*filter(plain_python, PAGES)])
+@pytest.mark.parametrize("page", [p for p in PAGES if plain_python(p) and p != OWN_NETWORK])
 def test_python_of_a_page_runs_as_it_stands(
     page: str, workshop: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -135,8 +153,52 @@ def test_python_of_a_page_runs_as_it_stands(
         low, high = result.network("hydra-0.5")["metrics"]["pgd-20_interval"]
         line = f"seed 0  hydra-0.5       pgd-20 {100 * low:.1f} to {100 * high:.1f} %"
         assert line in out.splitlines()
+    elif page == "docs/how-to/engineer.md":
+        names = sorted(path.name for path in (workshop / "my-network").iterdir())
+        assert names == ["README.md", "config.json", "model.safetensors"]
     else:
-        assert out == "21476 214760\n3.0\n"
+        assert out == "3.0\n"
+
+
+@pytest.mark.slow
+def test_python_of_a_network_of_ones_own_runs_as_it_stands(
+    workshop: Path, capsys: pytest.CaptureFixture[str]
+):
+    """With an independent value: torch.nn.utils.prune keeps the same weights."""
+    namespace: dict[str, Any] = {}
+    for code in plain_python(OWN_NETWORK):
+        exec(compile(code, OWN_NETWORK, "exec"), namespace)
+
+    out = capsys.readouterr().out
+    shown = [block.text for block in blocks(OWN_NETWORK, "text")]
+    assert "\n[True, True, True]\n" in out
+    assert f"\n{shown[-1]}987 9872\n" in out  # a table of masks alone is the same everywhere
+    for table in shown[:-1]:  # the others hold numbers of a training
+        assert {line.split()[0] for line in table.splitlines()} <= {*out.split()}
+    assert (workshop / "robust.onnx.md").exists()
+    again, packed = namespace["again"].state_dict(), rp.load_model("net.packed.safetensors")
+    assert all(again[name].equal(tensor) for name, tensor in packed.state_dict().items())
+
+
+def test_torch_pruning_of_a_page_runs_where_it_is_installed():
+    pytest.importorskip("torch_pruning")
+    setup, *_ = plain_python(OWN_NETWORK)
+    namespace: dict[str, Any] = {}
+    for code in (setup, *(block.text for block in blocks(OWN_NETWORK, "py"))):
+        exec(compile(code, OWN_NETWORK, "exec"), namespace)
+    assert namespace["small"][0].out_channels == 8
+
+
+def test_tables_for_a_paper_are_those_that_compare_writes(capsys: pytest.CaptureFixture[str]):
+    page = "docs/how-to/researcher.md"
+    runs = [str(path) for path in sorted((ROOT / "benchmarks/results/quickstart").glob("*.json"))]
+    assert main(["compare", *runs, "--format", "latex"]) == 0
+    (shown,) = blocks(page, "latex")
+    assert capsys.readouterr().out == shown.text
+    paired = ["--paired", "magnitude", "--metrics", "autoattack-10", "--format", "markdown"]
+    assert main(["compare", *runs, *paired]) == 0
+    table, _, _ = capsys.readouterr().out.partition("\n\n")
+    assert table in text(page)
 
 
 def test_a_part_of_ones_own_is_listed_as_the_page_shows(

@@ -274,8 +274,8 @@ def test_power_by_hand(workshop: Path):
     scores = {"small": torch.ones(2, 2), "large": torch.ones(2, 32)}
     assert example["Power"]()(scores, 0.25) == {"small": 3, "large": 14}  # 17 in all, as 2 to 8
     assert example["Power"](exponent=1)(scores, 0.25) == {"small": 1, "large": 16}
-    assert example["Power"]()(scores, 0.1) == {"small": 1, "large": 5}
-    assert example["Power"](minimum=1)(scores, 0.1) == {"small": 2, "large": 4}  # one a filter
+    assert example["Power"]()(scores, 0.1) == {"small": 1, "large": 6}
+    assert example["Power"](minimum=1)(scores, 0.1) == {"small": 2, "large": 5}  # one a filter
 
 
 def test_selective_sgd_and_polynomial_by_hand(workshop: Path):

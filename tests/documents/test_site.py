@@ -89,9 +89,10 @@ def test_site_builds_fetches_nothing_and_leaves_nothing_out(tmp_path: Path):
     public = set(rp.__all__) - {"__version__", "masking", *FAMILIES}
     assert {f"robustprune.{name}" for name in public} <= pages["reference/api.html"].ids
     assert {"masking", "registries"} <= pages["reference/api.html"].ids
+    assert "../source/robustprune/radii.html" in (tmp_path / "how-to/parts.html").read_text()
     for recorded in RESULTS.glob("*/README.md"):
         assert f"results/{recorded.parent.name}/index.html" in pages
-    assert "the-packed-format-version-1" in pages["reference/packed.html"].ids
+    assert "the-packed-format-versions-1-and-2" in pages["reference/packed.html"].ids
 
 
 @pytest.mark.slow

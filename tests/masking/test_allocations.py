@@ -6,6 +6,7 @@ from torch import Tensor
 
 from robustprune.errors import UsageError
 from robustprune.masking import allocations
+from robustprune.testing.masks import ALLOCATIONS
 
 DENSITIES = (1e-6, 0.001, 0.01, 0.05, 0.1, 1 / 3, 0.5, 0.9, 0.999, 1.0)
 NETWORKS = {
@@ -54,29 +55,10 @@ def test_every_layer_keeps_something_and_the_whole_comes_to_the_density(name, sh
         assert abs(sum(counts.values()) - density * total) <= len(shapes)
 
 
+@pytest.mark.parametrize("promise", ALLOCATIONS.promises, ids=lambda promise: promise.__name__)
 @pytest.mark.parametrize("name", allocations.names())
-@pytest.mark.parametrize("shapes", NETWORKS.values(), ids=NETWORKS)
-def test_density_one_keeps_everything(name, shapes):
-    scores = network(shapes)
-    counts = allocations.create(name)(scores, 1.0)
-    assert counts == {key: score.numel() for key, score in scores.items()}
-
-
-@pytest.mark.parametrize("name", allocations.names())
-def test_all_zero_scores_are_allocated_too(name):
-    scores = zeros(a=(4, 4), b=(2, 2))  # uniform_plus: one of b, four of a
-    assert 2 <= sum(allocations.create(name)(scores, 0.25).values()) <= 6
-
-
-@pytest.mark.parametrize("name", allocations.names())
-def test_scores_are_left_as_they_were_whatever_their_layout(name):
-    scores = {"a": torch.randn(4, 3, 3, 3), "b": torch.randn(2, 9)}
-    turned = {key: score.clone() for key, score in scores.items()}
-    turned["a"] = turned["a"].to(memory_format=torch.channels_last)
-    part = allocations.create(name)
-    assert part(turned, 0.9) == part(scores, 0.9)
-    assert torch.equal(turned["a"], scores["a"])
-    assert torch.equal(turned["b"], scores["b"])
+def test_it_keeps_its_promises(name, promise):
+    promise(allocations.create(name))
 
 
 def test_uniform_by_hand():

@@ -125,10 +125,21 @@ def test_a_mask_is_a_copy_and_no_weight_is_touched():
 def test_a_mask_that_does_not_fit_is_refused_and_nothing_changes(wrong):
     masked = attach(network())
     right = {B: torch.zeros(3, 12, dtype=torch.bool)}
-    with pytest.raises(ValueError, match=r"mask of '0(\.weight)?': expected booleans of shape"):
+    said = (
+        r"expected booleans of shape \(2, 2, 3, 3\); got|no masked weight is '0'. Did you mean '0.w"
+    )
+    with pytest.raises(UsageError, match=said):
         masked.set(right | wrong)
     assert masked.kept == 72
     assert masked.initial is None
+
+
+def test_of_numbers_in_place_of_a_mask_it_is_said_how_masks_are_made():
+    masked = attach(network())
+    with pytest.raises(UsageError, match=r"Write mask\.bool\(\)"):
+        masked.set({A: torch.ones(2, 2, 3, 3)})
+    with pytest.raises(UsageError, match=r"keep\(masked, importance\), or rp\.masking\.select"):
+        masked.set({A: torch.full((2, 2, 3, 3), 0.3)})
 
 
 def test_masks_cannot_change_inside_cached_and_can_after_it_even_if_it_failed():

@@ -1,12 +1,15 @@
+import contextlib
+
 import pytest
 import torch
 
-from robustprune.errors import UsageError
+from robustprune.errors import MissingDependencyError, UsageError
 from robustprune.objectives import Loss, Objective, create, names
+from robustprune.testing.objectives import OBJECTIVES, ready
 from robustprune.types import Progress
-from tests.masks import learning
+from tests.libraries import hide
 
-from .toys import batch, modes, network
+from .toys import batch, network
 
 OURS = {
     *("benign", "pgd", "fgsm", "trades", "free", "gaussian", "stability", "smoothadv"),
@@ -15,146 +18,15 @@ OURS = {
 }
 
 
-@pytest.fixture(params=sorted(OURS | set(names())))
-def objective(request):
-    objective = create(request.param)
-    objective.bind({need: trained() for need in objective.needs})
-    return objective
+@pytest.mark.parametrize("promise", OBJECTIVES.promises, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("name", sorted(OURS | set(names())))
+def test_it_keeps_its_promises(name, promise):
+    promise(create(name))
 
 
-def trained():
-    """Another network than the one that is trained."""
-    model = network().eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.add_(0.1)
-    return model
-
-
-def test_total_is_a_finite_scalar_whose_gradient_reaches_every_parameter(objective):
-    model, (images, labels) = network(), batch()
-    loss = objective(model, images, labels, Progress())
-    assert loss.total.shape == ()
-    assert loss.total.isfinite()
-    assert loss.logits.shape == (6, 5)
-    assert all(part.shape == () for part in loss.parts.values())
-    loss.total.backward()
-    objective.after_backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-    assert model[0].weight.grad.any()
-    assert model[5].weight.grad.any()
-
-
-def test_images_and_labels_are_left_alone(objective):
-    model, (images, labels) = network(), batch()
-    copies = images.clone(), labels.clone()
-    objective(model, images, labels, Progress()).total.backward()
-    objective.after_backward()
-    assert torch.equal(images, copies[0])
-    assert torch.equal(labels, copies[1])
-    assert not images.requires_grad
-
-
-def test_modes_are_restored_module_by_module(objective):
-    model, (images, labels) = network(dropout=0.5), batch()
-    model[1].eval()
-    before = modes(model)
-    objective(model, images, labels, Progress())
-    assert modes(model) == before
-    model.eval()
-    objective(model, images, labels, Progress())
-    assert not any(modes(model))
-
-
-def test_kept_statistics_stay_kept(objective):
-    model, (images, labels) = network(), batch()
-    model[1].eval()
-    before = model[1].running_mean.clone()
-    objective(model, images, labels, Progress())
-    assert torch.equal(model[1].running_mean, before)
-
-
-def test_one_image_is_a_batch(objective):
-    model, (images, labels) = network(), batch()
-    assert objective(model, images[:1], labels[:1], Progress()).total.isfinite()
-
-
-def test_channels_last(objective):
-    model, (images, labels) = network(), batch()
-    model = model.to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
-    loss = objective(model, images, labels, Progress())
-    loss.total.backward()
-    assert model[0].weight.grad.isfinite().all()
-
-
-def test_the_same_generator_state_gives_the_same_loss(objective):
-    images, labels = batch()
-    totals = []
-    for each in (objective.fresh(), objective.fresh()):
-        model = network()
-        torch.manual_seed(4)
-        totals.append(each(model, images, labels, Progress()).total)
-    assert torch.equal(*totals)
-
-
-def masked_network():
-    return learning(network(), density=0.5)
-
-
-def test_scores_learn_while_weights_are_frozen(objective):
-    masked, (images, labels) = masked_network(), batch()
-    with masked.cached():
-        objective(masked.model, images, labels, Progress()).total.backward()
-        objective.after_backward()
-    for scores in masked.scores.values():
-        assert scores.grad.isfinite().all()
-        assert scores.grad.any()
-    assert all(parameter.grad is None for parameter in masked.weight_parameters())
-
-
-def test_cached_and_plain_masks_give_the_same_loss_and_gradients(objective):
-    images, labels = batch()
-    plain, shared = masked_network(), masked_network()
-    torch.manual_seed(3)
-    one = objective.fresh()(plain.model, images, labels, Progress()).total
-    one.backward()
-    torch.manual_seed(3)
-    with shared.cached():
-        two = objective.fresh()(shared.model, images, labels, Progress()).total
-        two.backward()
-    assert torch.equal(one, two)
-    for first, second in zip(plain.scores.values(), shared.scores.values(), strict=True):
-        assert torch.allclose(first.grad, second.grad, rtol=1e-5, atol=1e-8)
-
-
-def test_a_mask_hides_what_it_prunes(objective):
-    """What is pruned has no say: other values there, the same loss."""
-    images, labels = batch()
-    totals = []
-    for junk in (0.0, 7.0):
-        masked = masked_network()
-        for name, mask in masked.masks.items():
-            masked.weights[name].data[~mask] = junk
-        torch.manual_seed(3)
-        with masked.cached():
-            totals.append(objective.fresh()(masked.model, images, labels, Progress()).total)
-    assert torch.equal(*totals)
-
-
-def test_the_attack_apart_gives_the_loss_of_the_call(objective):
-    """What is attacked once can be used again: it is no part of any graph but its own."""
-    assert objective.attacks_apart
-    images, labels = batch()
-    torch.manual_seed(3)
-    expected = objective.fresh()(network(), images, labels, Progress()).total
-    torch.manual_seed(3)
-    model, mine = network(), objective.fresh()
-    attacked = mine.attack(model, images, labels, Progress())
-    assert attacked is None or attacked.is_leaf
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert torch.equal(mine.loss(model, images, attacked, labels, Progress()).total, expected)
+@pytest.mark.parametrize("name", names())
+def test_ours_attack_apart(name):
+    assert create(name).attacks_apart
 
 
 def test_an_objective_may_define_its_call_alone():
@@ -183,3 +55,15 @@ def test_benign_is_cross_entropy():
 def test_unknown_options_are_named():
     with pytest.raises(UsageError, match=r"'epsilon'.*eps"):
         create("trades", epsilon=1)
+
+
+@pytest.mark.parametrize("library", ["torchattacks", "auto_LiRPA"])
+@pytest.mark.parametrize("name", names())
+def test_a_library_is_named_by_who_cannot_do_without_it(name, library, monkeypatch):
+    objective = ready(create(name))
+    hide(library, monkeypatch)
+    needed = library in objective.requires()
+    told = pytest.raises(MissingDependencyError, match=objective.install or None)
+    with told if needed else contextlib.nullcontext():  # free: on the validation split only
+        objective.validation_loss(network(), *batch(), Progress())
+        objective(network(), *batch(), Progress())

@@ -121,7 +121,10 @@ def test_mlflow_says_so(killed: RunResult) -> None:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{killed.folder.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("trial").experiment_id
-    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    runs = {
+        run.data.tags.get("network", run.info.run_name): run
+        for run in client.search_runs([experiment])
+    }
     assert runs["hydra-0.1"].data.metrics["final/dead"] == 1
     assert runs["hydra-0.1"].data.tags["dead"] == "class 4 for all 100 images"
     assert "dead network" in runs["hydra-0.1"].data.tags["mlflow.note.content"]

@@ -50,7 +50,7 @@ def recorded(uri: str) -> dict[str, Any]:
     client = connect(uri)
     experiment = client.get_experiment_by_name("trial")
     found = client.search_runs([experiment.experiment_id]) if experiment else []
-    return {run.info.run_name: run for run in found}
+    return {run.data.tags.get("network", run.info.run_name): run for run in found}
 
 
 def kill_once_it_knows_the_dense_network(server: Any) -> None:

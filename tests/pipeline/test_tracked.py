@@ -61,11 +61,11 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, console: Complaints) -> tu
 
 
 def runs(client: Any) -> dict[str, Any]:
-    """MLflow's runs by name; no name twice."""
+    """MLflow's runs by name, without the seed of a network's; no name twice."""
     experiment = client.get_experiment_by_name("trial")
     found = client.search_runs([experiment.experiment_id])
     assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
+    return {run.data.tags.get("network", run.info.run_name): run for run in found}
 
 
 def test_its_report_is_recorded(tracked: tuple[Any, RunResult]) -> None:
@@ -136,6 +136,18 @@ def test_final_numbers_are_those_of_the_results(tracked: tuple[Any, RunResult]) 
         assert metrics["final/kept"] == entry["kept"]
         assert metrics["final/pgd"] == entry["metrics"]["pgd"]
         assert metrics["final/interval/pgd_low"] == entry["metrics"]["pgd_interval"][0]
+
+
+def test_the_parent_tells_what_came_out(tracked: tuple[Any, RunResult]) -> None:
+    client, result = tracked
+    parent = runs(client)[PARENT].data
+    entry = result.network("hydra-0.1")
+    assert parent.metrics["best/pgd"] == entry["metrics"]["pgd"]
+    assert parent.metrics["final/pgd/dense"] == result.network("dense")["metrics"]["pgd"]
+    columns, rows = result.table()
+    table = parent.tags["mlflow.note.content"].replace("**", "").splitlines()
+    assert [cell.strip() for cell in table[0].strip("|").split("|")] == columns
+    assert [[c.strip() for c in line.strip("|").split("|")] for line in table[2:4]] == rows
 
 
 def test_artifacts_are_the_files_of_the_folder(
