@@ -28,9 +28,14 @@ def page() -> str:
         "Exit codes: 0 done; 2 the input is at fault, and every problem is named; 1 our fault, or "
         "a soundness alarm; 130 interrupted, and the line that resumes is printed."
     )
+    tab = (
+        "Commands, options, recipes, names of parts and files are completed at the tab key after "
+        '`eval "$(robustprune completion bash)"`, which belongs into `~/.bashrc`; '
+        "[other shells](#completion)."
+    )
     head = ["# Command line", _text(top.description), table(("command", "what it does"), rows)]
     sections = (_command(name, commands.choices[name]) for name in summaries)
-    return "\n\n".join([*head, exits, *sections, ""])
+    return "\n\n".join([*head, exits, tab, *sections, ""])
 
 
 def _command(name: str, command: argparse.ArgumentParser) -> str:

@@ -45,8 +45,9 @@ def recorded_page(path: Path) -> str:
 def recipes_page() -> str:
     """Every recipe that comes with the package, as it stands."""
     about = (
-        "The recipes of the repository as they stand, each with how its settings were chosen. "
-        "Copy one, or change it on the command line with `--set`."
+        "The recipes that come with the package as they stand, each with how its settings were "
+        "chosen. Commands find them by these names. Change one on the command line with `--set`, "
+        "or write it to a file to edit: `robustprune recipes copy NAME`."
     )
     files = sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
     sections = (
