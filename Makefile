@@ -1,6 +1,6 @@
 # make demo    set everything up and run the main job on embedded data
 # make test    set everything up and pass the tests
-# make quick   the tests that are not marked slow, in under a minute
+# make quick   the tests that are not marked slow, in about a minute
 # make lint    ruff, mypy and the import contract
 # make docs    build the documentation into site/; make docs-serve shows it while it is written
 # make dist    the wheel and the source distribution, into dist/

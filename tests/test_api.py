@@ -19,6 +19,8 @@ from robustprune.pipeline import RunResult
 from tests.pipeline import tiny
 from tests.pipeline.test_every_method import SETTINGS, label
 
+pytestmark = pytest.mark.slow
+
 STAGES: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 64,

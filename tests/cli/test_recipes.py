@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from robustprune.recipe import load_recipe
 
 from .conftest import Command
 from .test_mistakes import assert_told
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_list_shows_size_and_cost(command: Command, here: Path) -> None:

@@ -16,6 +16,8 @@ from ..pipeline import tiny
 from ..pipeline.steps import interrupting
 from .markdown import module
 
+pytestmark = pytest.mark.slow
+
 
 def test_mart_is_its_formula(workshop: Path, monkeypatch: pytest.MonkeyPatch):
     import torch

@@ -11,6 +11,8 @@ import pytest
 
 from robustprune.kernels import jit
 
+pytestmark = pytest.mark.slow
+
 AXPY = """
 declare <W x float> @llvm.fma.vWf32(<W x float>, <W x float>, <W x float>)
 

@@ -274,6 +274,7 @@ def check_any_network(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         check(operations, shape, counts=(2, width + 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_any_network_agrees_with_torch(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check_any_network(seed, monkeypatch)

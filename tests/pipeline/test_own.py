@@ -16,6 +16,8 @@ import robustprune as rp
 from robustprune.artifacts.reading import read_model
 from robustprune.pipeline import own
 
+pytestmark = pytest.mark.slow
+
 DIGITS: dict[str, Any] = {"name": "cnn_digits", "num_classes": 10, "in_chans": 1, "image_size": 8}
 PIXELS = torch.rand(37, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(37) % 10

@@ -19,6 +19,8 @@ from robustprune.training.state import StageState
 from . import tiny
 from .steps import interrupting
 
+pytestmark = pytest.mark.slow
+
 DENSE = {"prune": None, "finetune": None, "evaluate": []}
 
 

@@ -26,6 +26,8 @@ from ..test_shard import each
 from . import tiny
 from .copies import Made, Stop
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 ON = {"compute": {"sparse": "on"}}
 PRUNED = {"prune": {"methods": ["magnitude"], "densities": [0.1], "epochs": None}}

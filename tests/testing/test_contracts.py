@@ -26,6 +26,8 @@ from robustprune.testing import (
 )
 from robustprune.types import Threat
 
+pytestmark = pytest.mark.slow
+
 
 class Fair(Objective):
     def __call__(self, model, images, labels, progress):

@@ -11,6 +11,8 @@ from robustprune.tracking.store import connect
 
 from .sample import RESULTS, write_folder
 
+pytestmark = pytest.mark.slow
+
 
 class World:
     """A store with one run twice, the second under another folder's name and seed."""
