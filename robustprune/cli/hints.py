@@ -159,7 +159,7 @@ def check_model_path(path: Path) -> None:
     if not path.exists() and path.parent != Path() and beside:
         raise UsageError(f"there is no model file {path}.{nearest(str(path), beside)}")
     if not (path.exists() or path.suffix) and len(path.parts) == 1:
-        from robustprune.models import check_name  # timm comes with it
+        from robustprune.models import check_name  # torch comes with it
 
         try:
             check_name(str(path))

@@ -1,12 +1,12 @@
 """Models: timm's and the paper's backbones, with normalisation inside.
 
-timm is imported when a network is built or names are listed, and in this package only.
+timm is imported for its own networks and for lists of names, and in this package only.
 """
 
 from __future__ import annotations
 
+from robustprune.models.architectures import BACKBONES
 from robustprune.models.factory import (
-    BACKBONES,
     check_name,
     create_model,
     image_size,

@@ -1,19 +1,35 @@
-"""Our own backbones, registered with timm, and what helps to write another one."""
+"""Our own backbones, which need no timm, and how weights are drawn for the first time."""
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch.nn.functional as F
-from timm.models import register_model
 from torch import Tensor, nn
 
-from robustprune.errors import UsageError
-
 Net = TypeVar("Net", bound=nn.Module)
+
+
+class Backbone(NamedTuple):
+    """A network of ours.
+
+    Attributes:
+        build: makes it, given ``num_classes``, ``in_chans`` and, if `sized`, ``image_size``.
+        summary: one line for lists.
+        sized: its layers depend on the input size.
+        smallest: height and width below which no image can be.
+    """
+
+    build: Callable[..., nn.Module]
+    summary: str
+    sized: bool
+    smallest: int
+
+
+BACKBONES: dict[str, Backbone] = {}
+"""Our backbones; every other name is timm's or the user's own, registered with timm."""
 
 
 def initialise(network: Net) -> Net:
@@ -33,20 +49,16 @@ def initialise(network: Net) -> Net:
     return network
 
 
-def register_backbone(build: Callable[..., Net]) -> Callable[..., Net]:
-    """Register ``build`` with timm, and refuse to load pretrained weights, which ours have not."""
+def backbone(
+    summary: str, *, sized: bool = False, smallest: int = 1
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Put what builds a network into `BACKBONES`, under its own name."""
 
-    @functools.wraps(build)
-    def entrypoint(pretrained: bool = False, **options: object) -> Net:
-        if pretrained:
-            raise UsageError(
-                f"'{build.__name__}' has no pretrained weights; leave out 'pretrained'."
-            )
-        for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-            options.pop(key, None)
-        return build(**options)
+    def entered(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        BACKBONES[build.__name__] = Backbone(build, summary, sized, smallest)
+        return build
 
-    return register_model(entrypoint)
+    return entered
 
 
 _SMALL = ((16, 4, 2, 1), (32, 4, 2, 1))
@@ -82,7 +94,7 @@ def _cnn(
     return initialise(nn.Sequential(*layers, nn.Linear(width, num_classes)))
 
 
-@register_backbone
+@backbone("2 convolutions and 2 linear layers, 0.2 M weights", sized=True, smallest=4)
 def cnn_small(**options: int) -> nn.Sequential:
     """CNN-small of Wong and Kolter (2018): 214,760 prunable weights for CIFAR-10.
 
@@ -92,32 +104,32 @@ def cnn_small(**options: int) -> nn.Sequential:
     return _cnn(_SMALL, (100,), **options)
 
 
-@register_backbone
+@backbone("cnn_small with BatchNorm after each convolution", sized=True, smallest=4)
 def cnn_small_bn(**options: int) -> nn.Sequential:
     """`cnn_small` with BatchNorm after each convolution; the same prunable weights."""
     return _cnn(_SMALL, (100,), True, **options)
 
 
-@register_backbone
+@backbone("4 convolutions and 3 linear layers, 2.5 M weights", sized=True, smallest=4)
 def cnn_large(**options: int) -> nn.Sequential:
     """CNN-large of Wong and Kolter (2018): 2,465,632 prunable weights for CIFAR-10."""
     convs = ((32, 3, 1, 1), (32, 4, 2, 1), (64, 3, 1, 1), (64, 4, 2, 1))
     return _cnn(convs, (512, 512), **options)
 
 
-@register_backbone
+@backbone("for 1x8x8 digits, 29 k weights, trains in seconds", sized=True)
 def cnn_digits(*, in_chans: int = 1, image_size: int = 8, **options: int) -> nn.Sequential:
     """For scikit-learn's 8x8 digits: 29,472 prunable weights."""
     return _cnn(_DIGITS, (), in_chans=in_chans, image_size=image_size, **options)
 
 
-@register_backbone
+@backbone("cnn_digits with BatchNorm after each convolution", sized=True)
 def cnn_digits_bn(*, in_chans: int = 1, image_size: int = 8, **options: int) -> nn.Sequential:
     """`cnn_digits` with BatchNorm after each convolution; the same prunable weights."""
     return _cnn(_DIGITS, (), True, in_chans=in_chans, image_size=image_size, **options)
 
 
-@register_backbone
+@backbone("VGG16 with BatchNorm for 32x32 images, 15.3 M weights", smallest=16)
 def vgg16_bn_cifar(*, num_classes: int = 10, in_chans: int = 3) -> nn.Sequential:
     """The paper's VGG16: 15.3 M prunable weights; images of at least 16x16.
 
@@ -190,7 +202,7 @@ def _stage(
     return nn.Sequential(block(inputs, outputs, stride=stride), *rest)
 
 
-@register_backbone
+@backbone("ResNet-8 for 32x32 images, 78,000 weights")
 def resnet8_cifar(*, num_classes: int = 10, in_chans: int = 3) -> nn.Sequential:
     """ResNet-8 for CIFAR, three stages of one block: 78,000 prunable weights, for CPUs.
 
@@ -211,7 +223,7 @@ def resnet8_cifar(*, num_classes: int = 10, in_chans: int = 3) -> nn.Sequential:
     return initialise(nn.Sequential(network))
 
 
-@register_backbone
+@backbone("ResNet-18 for 32x32 images, 11.2 M weights")
 def resnet18_cifar(*, num_classes: int = 10, in_chans: int = 3) -> nn.Sequential:
     """ResNet-18 for CIFAR: 11.2 M prunable weights.
 
@@ -261,13 +273,13 @@ def _wide_resnet(
     return initialise(nn.Sequential(network))
 
 
-@register_backbone
+@backbone("WideResNet 28 layers deep, width 4, 5.8 M weights")
 def wrn_28_4(**options: int) -> nn.Sequential:
     """WideResNet-28-4: 5.8 M prunable weights."""
     return _wide_resnet(28, 4, **options)
 
 
-@register_backbone
+@backbone("WideResNet 28 layers deep, width 10, 36.5 M weights")
 def wrn_28_10(**options: int) -> nn.Sequential:
     """WideResNet-28-10: 36.5 M prunable weights."""
     return _wide_resnet(28, 10, **options)

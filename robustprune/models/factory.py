@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustprune.errors import UsageError, nearest
-
-
-class Backbone(NamedTuple):
-    """A network of ours, as it is known before timm is imported and the network built.
-
-    Attributes:
-        summary: one line for lists.
-        sized: its layers depend on the input size, so that it takes ``image_size``.
-        smallest: height and width below which no image can be.
-    """
-
-    summary: str
-    sized: bool = False
-    smallest: int = 1
-
-
-BACKBONES = {
-    "cnn_small": Backbone("2 convolutions and 2 linear layers, 0.2 M weights", True, 4),
-    "cnn_small_bn": Backbone("cnn_small with BatchNorm after each convolution", True, 4),
-    "cnn_large": Backbone("4 convolutions and 3 linear layers, 2.5 M weights", True, 4),
-    "cnn_digits_bn": Backbone("cnn_digits with BatchNorm after each convolution", True, 1),
-    "cnn_digits": Backbone("for 1x8x8 digits, 29 k weights, trains in seconds", True, 1),
-    "vgg16_bn_cifar": Backbone("VGG16 with BatchNorm for 32x32 images, 15.3 M weights", False, 16),
-    "wrn_28_4": Backbone("WideResNet 28 layers deep, width 4, 5.8 M weights"),
-    "wrn_28_10": Backbone("WideResNet 28 layers deep, width 10, 36.5 M weights"),
-    "resnet8_cifar": Backbone("ResNet-8 for 32x32 images, 78,000 weights"),
-    "resnet18_cifar": Backbone("ResNet-18 for 32x32 images, 11.2 M weights"),
-}
-"""Our backbones; every other name is timm's or the user's own, registered with timm."""
+from robustprune.models.architectures import BACKBONES
 
 _NOT_ARGUMENTS = {
     *("name", "num_classes", "in_chans", "image_size", "mean", "std"),
@@ -81,8 +54,7 @@ class Normalized(nn.Sequential):
 
 
 def load_timm() -> ModuleType:
-    """Import timm and register our backbones with it: 4 s that our own names do not need."""
-    importlib.import_module("robustprune.models.architectures")
+    """Import timm, which takes seconds that our own backbones do not need."""
     return importlib.import_module("timm")
 
 
@@ -93,6 +65,8 @@ def model_names() -> list[str]:
 
 def registered_by(module: str) -> list[str]:
     """The models that a module, full name, has registered with timm."""
+    if "timm" not in sys.modules:
+        return []
     names: list[str] = load_timm().list_models(module=module.rpartition(".")[2])
     return names
 
@@ -207,16 +181,18 @@ def create_model(
     check_name(name)
     mean, std = normalisation(name, in_chans, mean, std)
     options = size_option(name, image_size) | check_args(args)
+    given = {"num_classes": num_classes, "in_chans": in_chans, **options}
     try:
-        backbone: nn.Module = load_timm().create_model(
-            name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **options
-        )
+        if name in BACKBONES:
+            backbone = BACKBONES[name].build(**given)
+        else:
+            backbone = load_timm().create_model(name, pretrained=False, **given)
     except Exception as error:  # constructors raise many kinds about a wrong argument
         if not options:
             raise  # there is nothing that the user could correct
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        told = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise UsageError(
-            f"model '{name}' cannot be built with {given}: {type(error).__name__}: {error}. "
+            f"model '{name}' cannot be built with {told}: {type(error).__name__}: {error}. "
             "Correct or remove what is wrong among the arguments of the model; in a recipe they "
             "are under model.args."
         ) from error

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from robustprune.errors import UsageError, first_line
-from robustprune.models.factory import BACKBONES, Normalized, load_timm, size_option
+from robustprune.models.architectures import BACKBONES
+from robustprune.models.factory import Normalized, load_timm, size_option
 
 NAME = "pretrained"
 """The value of ``weights`` that means timm's."""

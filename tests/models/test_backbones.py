@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+from robustprune.errors import UsageError
 from robustprune.models import BACKBONES, create_model
 from robustprune.models.architectures import BasicBlock, WideBlock
+from robustprune.models.registration import register_backbone
 from robustprune.seeding import fork
 
 PRUNABLE = {
@@ -177,10 +181,22 @@ def test_convolutions_start_kaiming_normal_and_biases_at_zero() -> None:
     assert all(not bias.any() for bias in biases)
 
 
-def test_timm_knows_ours_and_gets_no_pretrained_weights_from_them() -> None:
-    import timm
+@pytest.mark.parametrize("name", LIGHT)
+def test_ours_need_no_timm_and_can_be_copied(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)  # importing it fails
+    with torch.device("meta"):
+        model = network(name)
+    assert isinstance(copy.deepcopy(model), nn.Sequential)
 
-    assert isinstance(copy.deepcopy(network("cnn_small")), nn.Sequential)
-    assert timm.create_model("cnn_small", num_classes=3)(torch.rand(1, 3, 32, 32)).shape == (1, 3)
-    with pytest.raises(ValueError, match="no pretrained weights"):
-        timm.create_model("cnn_small", pretrained=True)
+
+def test_one_s_own_is_registered_with_timm_and_has_no_pretrained_weights() -> None:
+    @register_backbone
+    def my_pixels(*, num_classes: int = 10, in_chans: int = 3) -> nn.Sequential:
+        return nn.Sequential(nn.Flatten(1), nn.Linear(in_chans * 4, num_classes))
+
+    assert create_model("my_pixels", num_classes=3)(torch.rand(1, 3, 2, 2)).shape == (1, 3)
+    assert timm.create_model("my_pixels", in_chans=1)(torch.rand(1, 1, 2, 2)).shape == (1, 10)
+    with pytest.raises(UsageError, match="cannot be built with width=3"):
+        create_model("my_pixels", width=3)
+    with pytest.raises(UsageError, match="no pretrained weights"):
+        timm.create_model("my_pixels", pretrained=True)
