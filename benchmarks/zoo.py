@@ -3,11 +3,13 @@
     python benchmarks/zoo.py rates recipes/zoo/digits.yaml
     python benchmarks/zoo.py run recipes/zoo/digits.yaml --seeds 0 1 2 3 4
     python benchmarks/zoo.py report recipes/zoo/digits.yaml
+    python benchmarks/zoo.py summary recipes/zoo/digits.yaml recipes/zoo/cifar10_resnet8.yaml
 
 `rates` tries three learning rates of the stage that is each method's own, at seed 0 and one
 density, and records the robust loss on the validation split after the last stage; the recipe takes
 the best. `run` makes a run of each method and seed below `--runs`. Both go on where they were
-interrupted. `report` writes the table from what is recorded below benchmarks/results/zoo.
+interrupted. `report` writes the table from what is recorded below benchmarks/results/zoo, and
+`summary` prints one of several recipes, ordered by the first.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ def everything(recipe: Recipe, arguments: argparse.Namespace) -> None:
     """Make the runs that are not finished yet, judge their networks, and record what comes out."""
     for seed in arguments.seeds:
         for group in together(chosen(recipe, arguments.methods)):
-            label, (_, tuned) = group[0].variant, record(recipe, "rates")
+            label, tuned = group[0].variant, rates_of(recipe, arguments)
             if untuned := [pruner.variant for pruner in group if pruner.variant not in tuned]:
                 print(f"{label}: no rates of {', '.join(untuned)}", flush=True)
                 continue
@@ -175,7 +177,7 @@ def report(recipe: Recipe, arguments: argparse.Namespace) -> None:
         judge = arguments.metric or metrics[-1]
         parts.append(head(arguments, entries, judge))
         for density in recipe.prune.densities:
-            table_ = ranking(recipe, entries, metrics, judge, density)
+            table_ = ranking(recipe, arguments, entries, metrics, judge, density)
             parts += [f"## Density {density:g}", table_]
     text = "\n\n".join([*parts, "## Rates", rates_table(recipe, arguments)]) + "\n"
     (file.parent / "README.md").write_text(text)
@@ -184,9 +186,10 @@ def report(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
 def rates_table(recipe: Recipe, arguments: argparse.Namespace) -> str:
     """The trials of each method, and their robust loss on the validation split."""
-    _, tried = record(recipe, "rates")
+    if arguments.rates_of:
+        return f"Those of {arguments.rates_of}."
     rows = []
-    for label, found in tried.items():
+    for label, found in record(recipe, "rates")[1].items():
         trials = found["trials"]
         losses = ", ".join(shown(one) for one in trials)
         seconds = min((one["seconds"] for one in trials if "seconds" in one), default=math.nan)
@@ -206,9 +209,12 @@ def head(arguments: argparse.Namespace, entries: Any, judge: str) -> str:
     seeds = sorted({int(seed) for runs in entries.values() for seed in runs})
     some = next(iter(entries["dense"].values()))["metrics"]
     images = ", ".join(f"{key[:-2]} {value}" for key, value in some.items() if key.endswith("_n"))
+    commands = f"rates {arguments.recipe}`, then `run`"
+    if arguments.rates_of:
+        commands = f"run {arguments.recipe} --rates-of {arguments.rates_of}`"
     return (
-        f"`python benchmarks/zoo.py rates {arguments.recipe}`, then `run` with seeds "
-        f"{', '.join(map(str, seeds))}, then `report`.\n\n"
+        f"`python benchmarks/zoo.py {commands} with seeds {', '.join(map(str, seeds))}, then "
+        "`report`.\n\n"
         f"Percent, mean over seeds with the half-width of its 95 % interval (Student), which tells "
         f"what other trainings would give on the same images: {images}. Ranked by `{judge}`; "
         "*mean rank* is over seeds. *Over magnitude*: mean of the paired differences, in points, ± "
@@ -221,28 +227,18 @@ def head(arguments: argparse.Namespace, entries: Any, judge: str) -> str:
 
 def ranking(
     recipe: Recipe,
+    arguments: argparse.Namespace,
     entries: Mapping[str, Any],
     metrics: Sequence[str],
     judge: str,
     density: float,
 ) -> str:
     """The table of one density."""
-    pruned = {
-        p.variant: entries[p.network(density)]
-        for p in methods(recipe)
-        if p.network(density) in entries
-    }
+    pruned = at_density(recipe, entries, density)
     means = {name: statistics.fmean(values(runs, judge)) for name, runs in pruned.items()}
     order = sorted(pruned, key=lambda name: -means[name])
-    seeds = sorted({seed for runs in pruned.values() for seed in runs})
-    ranks = {name: [] for name in pruned}
-    for seed in seeds:
-        here = {name: runs[seed]["metrics"][judge] for name, runs in pruned.items() if seed in runs}
-        for name, value in here.items():
-            better = sum(other > value for other in here.values())
-            same = sum(other == value for other in here.values())
-            ranks[name].append(better + (1 + same) / 2)
-    budgets, (_, tried) = epochs(recipe, density), record(recipe, "rates")
+    ranks = ranks_by_seed(pruned, judge)
+    budgets, tried = epochs(recipe, density), rates_of(recipe, arguments)
     rows = [
         [
             "dense",
@@ -256,8 +252,8 @@ def ranking(
         ]
     ]
     for place, name in enumerate(order, start=1):
-        trials = tried.get(name, {}).get("trials", [])
-        seconds = min((one["seconds"] for one in trials if "seconds" in one), default=math.nan)
+        trials = [] if arguments.rates_of else tried.get(name, {}).get("trials", [])
+        seconds = min((one["seconds"] for one in trials if "seconds" in one), default=None)
         twice = " ×2" if next(p for p in methods(recipe) if p.variant == name).sharpness else ""
         rows.append(
             [
@@ -268,7 +264,7 @@ def ranking(
                 difference(pruned[name], pruned.get("magnitude", {}), judge),
                 f"{tried[name]['best']:g}" if name in tried else "",
                 f"{budgets[name]}{twice}",
-                f"{seconds:.0f}",
+                "" if seconds is None else f"{seconds:.0f}",
             ]
         )
     columns = [
@@ -282,6 +278,50 @@ def ranking(
         "seconds",
     ]
     return table(columns, rows)
+
+
+def summary(recipes: Sequence[Recipe]) -> str:
+    """A table of all methods: what each recipe's last evaluator says at each of its densities."""
+    columns, places, cells = ["method", "mean rank"], {}, {}
+    for recipe in recipes:
+        _, entries = record(recipe, "networks")
+        judge = recipe.evaluate[-1].metric  # type: ignore[attr-defined]
+        assert recipe.prune is not None
+        for density in recipe.prune.densities:
+            columns.append(f"{recipe.name.removeprefix('zoo-')} {density:g}")
+            pruned = at_density(recipe, entries, density)
+            for name, runs in pruned.items():
+                cells.setdefault(name, {})[columns[-1]] = interval(values(runs, judge))
+            if recipe is recipes[0]:
+                for name, ranks in ranks_by_seed(pruned, judge).items():
+                    places.setdefault(name, []).extend(ranks)
+            cells.setdefault("dense", {})[columns[-1]] = interval(values(entries["dense"], judge))
+    means = {name: statistics.fmean(ranks) for name, ranks in places.items()}
+    order = ["dense", *sorted(means, key=lambda name: means[name])]
+    rows = [
+        [name, f"{means[name]:.1f}" if name in means else "–"]
+        + [cells[name].get(column, "–") for column in columns[2:]]
+        for name in order
+    ]
+    return table(columns, rows)
+
+
+def at_density(recipe: Recipe, entries: Mapping[str, Any], density: float) -> dict[str, Any]:
+    """What is recorded of each method's network at a density, by seed."""
+    named = {p.variant: p.network(density) for p in methods(recipe)}
+    return {name: entries[network] for name, network in named.items() if network in entries}
+
+
+def ranks_by_seed(pruned: Mapping[str, Any], judge: str) -> dict[str, list[float]]:
+    """The place of each method among those of a seed, 1 the best; equal ones share the middle."""
+    ranks: dict[str, list[float]] = {name: [] for name in pruned}
+    for seed in sorted({seed for runs in pruned.values() for seed in runs}):
+        here = {name: runs[seed]["metrics"][judge] for name, runs in pruned.items() if seed in runs}
+        for name, value in here.items():
+            better = sum(other > value for other in here.values())
+            same = sum(other == value for other in here.values())
+            ranks[name].append(better + (1 + same) / 2)
+    return ranks
 
 
 def shown(trial: Mapping[str, Any]) -> str:
@@ -326,6 +366,12 @@ def difference(runs: Mapping[str, Any], others: Mapping[str, Any], metric: str) 
 # -- small things ----------------------------------------------------------------------------------
 
 
+def rates_of(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `rates` has found for a recipe, or for the one that ``--rates-of`` names."""
+    other = load_recipe(arguments.rates_of) if arguments.rates_of else recipe
+    return record(other, "rates")[1]
+
+
 def methods(recipe: Recipe) -> list[Any]:
     assert recipe.prune is not None
     return list(recipe.prune.methods)
@@ -360,17 +406,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["rates", "run", "report"])
-    parser.add_argument("recipe")
+    parser.add_argument("what", choices=["rates", "run", "report", "summary"])
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=[], help="labels; all if absent")
     parser.add_argument("--density", type=float, default=0.05, help="at which rates are tried")
+    parser.add_argument("--rates-of", metavar="RECIPE", help="take the rates found for this one")
     parser.add_argument("--metric", help="that ranks; the recipe's last if absent")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, arguments.set)
-    {"rates": rates, "run": everything, "report": report}[arguments.what](recipe, arguments)
+    recipes = {path: load_recipe(path, arguments.set) for path in arguments.recipes}
+    if arguments.what == "summary":
+        print(summary(list(recipes.values())))
+        return
+    act = {"rates": rates, "run": everything, "report": report}[arguments.what]
+    for arguments.recipe, recipe in recipes.items():
+        act(recipe, arguments)
 
 
 if __name__ == "__main__":
