@@ -5,11 +5,11 @@
     python benchmarks/zoo.py report recipes/zoo/digits.yaml
     python benchmarks/zoo.py summary recipes/zoo/digits.yaml recipes/zoo/cifar10_resnet8.yaml
 
-`rates` tries three learning rates of the stage that is each method's own, at seed 0 and one
-density, and records the robust loss on the validation split after the last stage; the recipe takes
-the best. `run` makes a run of each method and seed below `--runs`. Both go on where they were
-interrupted. `report` writes the table from what is recorded below benchmarks/results/zoo, and
-`summary` prints one of several recipes, ordered by the first.
+`rates` tries learning rates of the stage that is each method's own, as many for each (`--trials`),
+at seed 0 and one density, and records the robust loss on the validation split after the last stage;
+the recipe takes the best. `run` makes a run of each method and seed below `--runs`. Both go on
+where they were interrupted. `report` writes the table from what is recorded below
+benchmarks/results/zoo, and `summary` prints one of several recipes, ordered by the first.
 """
 
 from __future__ import annotations
@@ -46,15 +46,20 @@ SCORES = ("hydra", "harp", "edge_popup", "robust_scratch_ticket")
 
 
 def rates(recipe: Recipe, arguments: argparse.Namespace) -> None:
-    """Try three rates of each method that has no record yet."""
+    """Try rates of each method that has no record of so many yet, about the recipe's."""
     file, known = record(recipe, "rates")
     for pruner in chosen(recipe, arguments.methods):
-        if pruner.variant in known:
+        before = {t["rate"]: t for t in known.get(pruner.variant, {}).get("trials", [])}
+        if len(before) >= arguments.trials:
             continue
-        key, trials = rate_of(pruner), []
+        key, trials, reach = rate_of(pruner), [], arguments.trials // 2
         apart = 10 if pruner.registered_name in SCORES else 3
-        for factor in (1 / apart, 1, apart):
-            value = float(f"{factor * float(option(pruner, key)):.3g}")
+        centre = sorted(before)[len(before) // 2] if before else float(option(pruner, key))
+        for power in range(-reach, reach + 1):
+            value = float(f"{centre * apart**power:.3g}")
+            if value in before:
+                trials.append(before[value])
+                continue
             others = [p for p in methods(recipe) if f"mask:{p.variant}" in pruner.needs()]
             one = changed(pruner, key, value)
             trial = only(recipe, [*others, one], densities=[arguments.density], evaluate=[])
@@ -194,13 +199,16 @@ def rates_table(recipe: Recipe, arguments: argparse.Namespace) -> str:
         losses = ", ".join(shown(one) for one in trials)
         seconds = min((one["seconds"] for one in trials if "seconds" in one), default=math.nan)
         stage = found["option"].partition(".")[0]
-        rows.append([label, stage, losses, f"{found['best']:g}", f"{seconds:.0f}"])
+        edge = found["best"] in (trials[0]["rate"], trials[-1]["rate"])
+        taken = f"{found['best']:g}{'*' if edge else ''}"
+        rows.append([label, stage, losses, taken, f"{seconds:.0f}"])
     about = (
-        f"`python benchmarks/zoo.py rates {arguments.recipe}`: three learning rates of the stage "
+        f"`python benchmarks/zoo.py rates {arguments.recipe}`: learning rates of the stage "
         f"that is each method's own, seed 0, density {arguments.density:g}, and the loss of its "
         "last stage's objective on the validation split after the last epoch. One seed, so that "
-        "losses choose rates and rank nothing; `pwoa` has a loss of its own. Seconds are CPU time "
-        "of the trainings after the dense network, one thread, beside other programs."
+        "losses choose rates and rank nothing; `pwoa` has a loss of its own. With *: the "
+        "least or the largest that was tried, so that a better one may lie beyond. Seconds are CPU "
+        "time of the trainings after the dense network, one thread, beside other programs."
     )
     return f"{about}\n\n" + table(["method", "stage", "rate: loss", "taken", "seconds"], rows)
 
@@ -410,6 +418,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="+", metavar="RECIPE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=[], help="labels; all if absent")
+    parser.add_argument("--trials", type=int, default=3, help="of each rate; an odd number")
     parser.add_argument("--density", type=float, default=0.05, help="at which rates are tried")
     parser.add_argument("--rates-of", metavar="RECIPE", help="take the rates found for this one")
     parser.add_argument("--metric", help="that ranks; the recipe's last if absent")
