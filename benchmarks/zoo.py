@@ -179,11 +179,12 @@ def report(recipe: Recipe, arguments: argparse.Namespace) -> None:
     assert recipe.prune is not None
     parts = [f"# {recipe.name}"]
     if entries:
-        judge = arguments.metric or metrics[-1]
-        parts.append(head(arguments, entries, judge))
+        parts.append(head(arguments, entries))
         for density in recipe.prune.densities:
-            table_ = ranking(recipe, arguments, entries, metrics, judge, density)
-            parts += [f"## Density {density:g}", table_]
+            parts += [
+                f"## Density {density:g}",
+                ranking(recipe, arguments, entries, metrics, density),
+            ]
     text = "\n\n".join([*parts, "## Rates", rates_table(recipe, arguments)]) + "\n"
     (file.parent / "README.md").write_text(text)
     print(text)
@@ -213,7 +214,7 @@ def rates_table(recipe: Recipe, arguments: argparse.Namespace) -> str:
     return f"{about}\n\n" + table(["method", "stage", "rate: loss", "taken", "seconds"], rows)
 
 
-def head(arguments: argparse.Namespace, entries: Any, judge: str) -> str:
+def head(arguments: argparse.Namespace, entries: Any) -> str:
     seeds = sorted({int(seed) for runs in entries.values() for seed in runs})
     some = next(iter(entries["dense"].values()))["metrics"]
     images = ", ".join(f"{key[:-2]} {value}" for key, value in some.items() if key.endswith("_n"))
@@ -224,7 +225,8 @@ def head(arguments: argparse.Namespace, entries: Any, judge: str) -> str:
         f"`python benchmarks/zoo.py {commands} with seeds {', '.join(map(str, seeds))}, then "
         "`report`.\n\n"
         f"Percent, mean over seeds with the half-width of its 95 % interval (Student), which tells "
-        f"what other trainings would give on the same images: {images}. Ranked by `{judge}`; "
+        f"what other trainings would give on the same images: {images}. Ranked by "
+        f"`{arguments.metric}`; "
         "*mean rank* is over seeds. *Over magnitude*: mean of the paired differences, in points, ± "
         "their standard error; fewer than two standard errors are not established. *Epochs*: all "
         "that a network was trained for, the dense one's included where it starts from it; with "
@@ -238,10 +240,10 @@ def ranking(
     arguments: argparse.Namespace,
     entries: Mapping[str, Any],
     metrics: Sequence[str],
-    judge: str,
     density: float,
 ) -> str:
     """The table of one density."""
+    judge = arguments.metric
     pruned = at_density(recipe, entries, density)
     means = {name: statistics.fmean(values(runs, judge)) for name, runs in pruned.items()}
     order = sorted(pruned, key=lambda name: -means[name])
@@ -288,19 +290,19 @@ def ranking(
     return table(columns, rows)
 
 
-def summary(recipes: Sequence[Recipe]) -> str:
-    """A table of all methods: what each recipe's last evaluator says at each of its densities."""
+def summary(judged: Mapping[str, str]) -> str:
+    """A table of all methods: of each recipe (a path), one metric at each of its densities."""
     columns, places, cells = ["method", "mean rank"], {}, {}
-    for recipe in recipes:
+    for path, judge in judged.items():
+        recipe = load_recipe(path)
         _, entries = record(recipe, "networks")
-        judge = recipe.evaluate[-1].metric  # type: ignore[attr-defined]
         assert recipe.prune is not None
         for density in recipe.prune.densities:
             columns.append(f"{recipe.name.removeprefix('zoo-')} {density:g}")
             pruned = at_density(recipe, entries, density)
             for name, runs in pruned.items():
                 cells.setdefault(name, {})[columns[-1]] = interval(values(runs, judge))
-            if recipe is recipes[0]:
+            if path == next(iter(judged)):
                 for name, ranks in ranks_by_seed(pruned, judge).items():
                     places.setdefault(name, []).extend(ranks)
             cells.setdefault("dense", {})[columns[-1]] = interval(values(entries["dense"], judge))
@@ -421,16 +423,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3, help="of each rate; an odd number")
     parser.add_argument("--density", type=float, default=0.05, help="at which rates are tried")
     parser.add_argument("--rates-of", metavar="RECIPE", help="take the rates found for this one")
-    parser.add_argument("--metric", help="that ranks; the recipe's last if absent")
+    parser.add_argument("--metrics", nargs="+", help="one of each recipe, that ranks")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
     arguments = parser.parse_args()
     recipes = {path: load_recipe(path, arguments.set) for path in arguments.recipes}
+    last = [recipe.evaluate[-1].metric for recipe in recipes.values()]  # type: ignore[attr-defined]
+    judged = dict(zip(recipes, arguments.metrics or last, strict=True))
     if arguments.what == "summary":
-        print(summary(list(recipes.values())))
+        print(summary(judged))
         return
     act = {"rates": rates, "run": everything, "report": report}[arguments.what]
     for arguments.recipe, recipe in recipes.items():
+        arguments.metric = judged[arguments.recipe]
         act(recipe, arguments)
 
 

@@ -7,7 +7,7 @@ masks and holds state. Four ideas stay apart, as in jaxpruner: *when* (`masking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -261,6 +261,15 @@ class Method:
     def eligible(self, stage: Stage, masked: MaskedModel) -> bool:
         """Let ``select: best`` take the network as it is now."""
         return True
+
+    def alarm(self, stage: Stage, history: Sequence[Mapping[str, float]]) -> str:
+        """Tell what a user must know of the stage's epochs so far; empty if nothing.
+
+        Args:
+            stage: under way.
+            history: the metrics of each finished epoch, curves of `after_epoch` among them.
+        """
+        return ""
 
     def finished(self, stage: Stage, masked: MaskedModel) -> bool:
         """End the stage before its last epoch; asked before each epoch, and again on resume."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from robustprune.pruners.base import Closure, Context, Method, Stage
 from robustprune.pruners.hydra import Hydra, HydraMethod
 from robustprune.recipe import StageOptions
 from robustprune.types import Progress
+
+CUT = 2.0
+"""How many times too much may be left at the end, to be cut away, before the user is told."""
 
 
 @register("harp")
@@ -178,6 +181,19 @@ class HarpMethod(HydraMethod):
         if self.frozen is None and self.within_budget:
             self.frozen = self.weight(progress)
         return {**curves, "density": float(self.density().detach())}
+
+    def alarm(self, stage: Stage, history: Sequence[Mapping[str, float]]) -> str:
+        """Tell of a density, after the last epoch of scores, that is far above the asked one."""
+        if stage.name != self.learning or stage.options is None:
+            return ""
+        reached, asked = history[-1]["density"], self.context.density
+        if len(history) < stage.options.epochs or reached < CUT * asked:
+            return ""
+        return (
+            f"scores were learned at a density of {reached:.3g}, and the mask is now cut to "
+            f"{asked:g} at once. The penalty is too light for so few steps: raise gamma, which is "
+            f"{self.pruner.gamma:g}."
+        )
 
     def eligible(self, stage: Stage, masked: MaskedModel) -> bool:
         """Epochs whose masks are within the budget."""

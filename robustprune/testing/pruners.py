@@ -25,7 +25,7 @@ PRUNERS = Contract("method", "stages")
 DENSITY = 0.1
 _HOOKS = [
     *("prepare", "begin", "param_groups", "train_mode", "penalty", "step", "after_step"),
-    *("select", "after_epoch", "eligible", "state_dict", "load_state_dict"),
+    *("select", "after_epoch", "alarm", "eligible", "finished", "state_dict", "load_state_dict"),
 ]
 _METRICS = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
 

@@ -499,8 +499,10 @@ class _Run:
 
     def _tell(self) -> None:
         self.trainer.on_epoch(self.network, self.stage, self.state.history)
-        if alarm := self.objective.alarm(self.state.history):
-            self.trainer.console.warn(f"{self._title.rpartition(' ')[0]}: {alarm}")
+        history = self.state.history
+        for alarm in (self.objective.alarm(history), self.method.alarm(self.stage, history)):
+            if alarm:
+                self.trainer.console.warn(f"{self._title.rpartition(' ')[0]}: {alarm}")
 
     # -- small things ------------------------------------------------------------------------------
 

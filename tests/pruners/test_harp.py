@@ -159,6 +159,18 @@ def test_the_penalty_grows_until_the_budget_is_met_and_stays_then():
     assert densities[0] == densities[1] > 0.3 > densities[2]
 
 
+def test_a_density_from_which_much_is_cut_at_once_is_told_after_the_last_epoch():
+    _, method, stage = learning(density=0.05)
+    high, near = [{"density": 0.3}], [{"density": 0.09}]
+    before = high * (stage.options.epochs - 1)
+    assert before
+    assert method.alarm(stage, before) == method.alarm(stage, before + near) == ""
+    told = method.alarm(stage, before + high)
+    assert "at a density of 0.3, and the mask is now cut to 0.05" in told
+    assert "raise gamma, which is 0.01" in told
+    assert method.alarm(Stage("finetune", stage.options), before + high) == ""
+
+
 @pytest.mark.parametrize(("excess", "within"), [(-0.5, True), (4e-5, True), (6e-5, False)])
 def test_the_budget_is_met_to_four_decimals(excess, within):
     masked, method, stage = learning(0.25)
