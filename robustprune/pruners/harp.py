@@ -191,8 +191,8 @@ class HarpMethod(HydraMethod):
             return ""
         return (
             f"scores were learned at a density of {reached:.3g}, and the mask is now cut to "
-            f"{asked:g} at once. The penalty is too light for so few steps: raise gamma, which is "
-            f"{self.pruner.gamma:g}."
+            f"{asked:g} at once. Layers may have flown to a share of 1: lower quota_lr; or the "
+            f"penalty is too light for so few steps: raise gamma, which is {self.pruner.gamma:g}."
         )
 
     def eligible(self, stage: Stage, masked: MaskedModel) -> bool:

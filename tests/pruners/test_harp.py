@@ -167,6 +167,7 @@ def test_a_density_from_which_much_is_cut_at_once_is_told_after_the_last_epoch()
     assert method.alarm(stage, before) == method.alarm(stage, before + near) == ""
     told = method.alarm(stage, before + high)
     assert "at a density of 0.3, and the mask is now cut to 0.05" in told
+    assert "lower quota_lr" in told
     assert "raise gamma, which is 0.01" in told
     assert method.alarm(Stage("finetune", stage.options), before + high) == ""
 
