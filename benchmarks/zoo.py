@@ -409,7 +409,8 @@ def record(recipe: Recipe, what: str) -> tuple[Path, dict[str, Any]]:
 
 def write(file: Path, known: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(known, indent=1) + "\n")
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in known.items())
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main() -> None:
