@@ -186,7 +186,9 @@ class HarpMethod(HydraMethod):
         """Tell of a density, after the last epoch of scores, that is far above the asked one."""
         if stage.name != self.learning or stage.options is None:
             return ""
-        reached, asked = history[-1]["density"], self.context.density
+        best = stage.options.select == "best"  # which takes an epoch within the budget
+        reached = min(one["density"] for one in (history if best else history[-1:]))
+        asked = self.context.density
         if len(history) < stage.options.epochs or reached < CUT * asked:
             return ""
         return (

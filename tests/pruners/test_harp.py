@@ -170,6 +170,9 @@ def test_a_density_from_which_much_is_cut_at_once_is_told_after_the_last_epoch()
     assert "lower quota_lr" in told
     assert "raise gamma, which is 0.01" in told
     assert method.alarm(Stage("finetune", stage.options), before + high) == ""
+    best = stage._replace(options=stage.options.model_copy(update={"select": "best"}))
+    assert method.alarm(best, [{"density": 0.05}, *before[1:], *high]) == ""
+    assert method.alarm(best, before + high) == told
 
 
 @pytest.mark.parametrize(("excess", "within"), [(-0.5, True), (4e-5, True), (6e-5, False)])
